@@ -1,0 +1,210 @@
+"""The SR-UNet's shape, without torch: layers, tensors, parameter counts, multiply-adds.
+
+Everything that must know a tensor's name and shape without running the network (the weights
+reader above all, which never trusts a file's shapes) takes it from here.
+
+The network is Vaccaro et al., "Fast Video Visual Quality and Resolution Improvement using
+SR-UNet", ACM MM 2021, section 3.1 and figure 2::
+
+    x [3, h, w] ── down1 ──────────────────────────── cat ─ up1 ─ last 1x1 ─ shuffle 2 ─ residual
+                     └ pool ─ down2 ────────── cat ─ up2 ─┘
+                               └ pool ─ down3 ─ cat ─ up3 ─┘
+                                         └ pool ─ down4 ─┘        (each step up: bilinear x2)
+
+Each stage is a row of blocks ``ReLU(W3x3 * x + b [+ W1x1 * x + b1 + x where Cin == Cout])``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from codecaux.errors import UsageError, WeightsFormatError
+from codecaux.video import SCALES
+
+__all__ = [
+    "NETS",
+    "STAGES",
+    "Block",
+    "SrUnetConfig",
+    "blocks",
+    "config_from_json",
+    "config_to_json",
+    "macs_per_coded_pixel",
+    "merged_parameter_count",
+    "net_config",
+    "parameter_shapes",
+    "training_parameter_count",
+]
+
+STAGES = ("down1", "down2", "down3", "down4", "up3", "up2", "up1")
+# Area of each stage's feature maps, as a divisor of the network's input pixels.
+_STAGE_AREA_DIVISOR = (1, 4, 16, 64, 16, 4, 1)
+# Caps for configurations that come out of a file.
+_MAX_WIDTH, _MAX_BLOCKS = 128, 8
+
+
+@dataclass(frozen=True, slots=True)
+class SrUnetConfig:
+    """Widths of the four levels, blocks of the seven stages, and the scale factor.
+
+    For scale 1 the input is folded by pixel-unshuffle 2 (3 -> 12 channels, half the size), so that
+    a same-size enhancement costs what a x2 one to the same output size costs.
+    """
+
+    name: str
+    widths: tuple[int, int, int, int]
+    blocks: tuple[int, int, int, int, int, int, int]
+    scale: Fraction = Fraction(2)
+
+    @property
+    def fold(self) -> int:
+        """Pixel-unshuffle factor at the input: 2 for scale 1, else 1."""
+        return 2 if self.scale == 1 else 1
+
+    @property
+    def in_channels(self) -> int:
+        return 3 * self.fold**2
+
+    @property
+    def out_channels(self) -> int:
+        """Channels before pixel-shuffle 2."""
+        return 12
+
+    @property
+    def alignment(self) -> int:
+        """The coded picture is padded to a multiple of this: three poolings, and the fold."""
+        return 8 * self.fold
+
+
+NETS: dict[str, SrUnetConfig] = {
+    "full": SrUnetConfig("full", (32, 64, 64, 64), (2, 3, 3, 3, 3, 3, 3)),
+    "light": SrUnetConfig("light", (24, 48, 48, 48), (1, 2, 2, 2, 2, 2, 2)),
+    # Ours: the light net at half its widths, a quarter of its cost.
+    "tiny": SrUnetConfig("tiny", (12, 24, 24, 24), (1, 2, 2, 2, 2, 2, 2)),
+}
+
+
+def net_config(name: str, scale: Fraction) -> SrUnetConfig:
+    """The net called ``name`` at ``scale``; UsageError names the known ones."""
+    if name not in NETS:
+        raise UsageError(f"expected a net of {', '.join(NETS)}, got {name!r}")
+    if scale not in SCALES:
+        raise UsageError(f"expected a scale of {', '.join(map(str, SCALES))}, got {scale}")
+    return replace(NETS[name], scale=scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One 3x3 block. ``has_branch``: Cin == Cout, so it carries the 1x1 and the identity."""
+
+    name: str
+    stage: str
+    in_channels: int
+    out_channels: int
+
+    @property
+    def has_branch(self) -> bool:
+        return self.in_channels == self.out_channels
+
+
+def blocks(config: SrUnetConfig) -> tuple[Block, ...]:
+    """Every 3x3 block in the order in which the network runs them."""
+    w1, w2, w3, w4 = config.widths
+    inputs = (config.in_channels, w1, w2, w3, w4 + w3, w3 + w2, w2 + w1)
+    outputs = (w1, w2, w3, w4, w3, w2, w1)
+    result = []
+    for stage, cin, cout, count in zip(STAGES, inputs, outputs, config.blocks, strict=True):
+        for index in range(count):
+            result.append(Block(f"{stage}.{index}", stage, cin if index == 0 else cout, cout))
+    return tuple(result)
+
+
+def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the merged form, in natural order.
+
+    The identity branch is implicit: it is added at load, never stored.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in blocks(config):
+        shapes[f"{block.name}.weight"] = (block.out_channels, block.in_channels, 3, 3)
+        shapes[f"{block.name}.bias"] = (block.out_channels,)
+    shapes["last.weight"] = (config.out_channels, config.widths[0], 1, 1)
+    shapes["last.bias"] = (config.out_channels,)
+    return shapes
+
+
+def merged_parameter_count(config: SrUnetConfig) -> int:
+    """Parameters of the merged form: 665,932 for full and 260,700 for light at scale 2."""
+    return sum(_product(shape) for shape in parameter_shapes(config).values())
+
+
+def training_parameter_count(config: SrUnetConfig, *, as_authors_count: bool = False) -> int:
+    """Parameters of the training form (3x3 and, where Cin == Cout, 1x1, each with a bias).
+
+    The authors' implementation also holds layers that never run: a 1x1 adapter in blocks with
+    Cin != Cout and a 1x1 "to_rgb". ``as_authors_count`` includes them: 740,975 for full and
+    290,199 for light at scale 2. Ours does not create them.
+    """
+    count = merged_parameter_count(config)
+    for block in blocks(config):
+        if block.has_branch or as_authors_count:
+            count += block.in_channels * block.out_channels + block.out_channels
+    if as_authors_count:
+        count += 3 * config.widths[0] + 3
+    return count
+
+
+def macs_per_coded_pixel(config: SrUnetConfig) -> float:
+    """Multiply-adds of the convolutions for one pixel of the coded picture (134,304 for full)."""
+    areas = dict(zip(STAGES, _STAGE_AREA_DIVISOR, strict=True))
+    macs = sum(9 * b.in_channels * b.out_channels / areas[b.stage] for b in blocks(config))
+    return float(macs + config.out_channels * config.widths[0]) / config.fold**2
+
+
+def config_to_json(config: SrUnetConfig) -> str:
+    """The configuration as it stands in a weights file's metadata."""
+    values = asdict(config) | {"scale": str(config.scale)}
+    return json.dumps({"kind": "sr-unet", **values}, sort_keys=True)
+
+
+def config_from_json(text: str) -> SrUnetConfig:
+    """Parse and check :func:`config_to_json`'s output; WeightsFormatError on anything else."""
+    try:
+        values: dict[str, Any] = json.loads(text)
+        if values["kind"] != "sr-unet":
+            raise WeightsFormatError(f"expected architecture sr-unet, got {values['kind']!r}")
+        config = SrUnetConfig(
+            name=str(values["name"])[:64],
+            widths=_int_tuple(values["widths"], 4, _MAX_WIDTH),  # type: ignore[arg-type]
+            blocks=_int_tuple(values["blocks"], 7, _MAX_BLOCKS),  # type: ignore[arg-type]
+            scale=_scale_from_text(values["scale"]),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsFormatError(f"the architecture record is damaged: {error}") from error
+    return config
+
+
+def _scale_from_text(text: object) -> Fraction:
+    for scale in SCALES:
+        if text == str(scale):
+            return scale
+    raise ValueError(f"scale {str(text)[:32]!r} is not one of {', '.join(map(str, SCALES))}")
+
+
+def _int_tuple(values: object, length: int, largest: int) -> tuple[int, ...]:
+    if not isinstance(values, list) or len(values) != length:
+        raise ValueError(f"expected {length} integers")
+    for value in values:
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ValueError(f"expected integers of 1 to {largest}")
+    return tuple(values)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result

@@ -1,0 +1,1 @@
+"""Operating points, curves, the choice of CRF, bitrate ladders."""
