@@ -115,10 +115,12 @@ def blocks(config: SrUnetConfig) -> tuple[Block, ...]:
     w1, w2, w3, w4 = config.widths
     inputs = (config.in_channels, w1, w2, w3, w4 + w3, w3 + w2, w2 + w1)
     outputs = (w1, w2, w3, w4, w3, w2, w1)
-    result = []
+    result: list[Block] = []
     for stage, cin, cout, count in zip(STAGES, inputs, outputs, config.blocks, strict=True):
-        for index in range(count):
-            result.append(Block(f"{stage}.{index}", stage, cin if index == 0 else cout, cout))
+        result += [
+            Block(f"{stage}.{index}", stage, cin if index == 0 else cout, cout)
+            for index in range(count)
+        ]
     return tuple(result)
 
 
