@@ -1,0 +1,142 @@
+"""The SR-UNet in torch: one function for the merged form, one class for the training form.
+
+See :mod:`codecaux.architecture` for the picture, the paper and the counts. Weights are a mapping
+from names to tensors; where they come from (a file, a float fit, a rounding fit) is not the
+network's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codecaux.architecture import Block, SrUnetConfig, blocks
+from codecaux.resample import axis_for, resample
+
+__all__ = ["TrainingForm", "sr_unet", "with_identity"]
+
+RunBlock = Callable[[Block, Tensor], Tensor]
+
+
+def sr_unet(x: Tensor, weights: Mapping[str, Tensor], config: SrUnetConfig) -> Tensor:
+    """RGB in -1..1 -> the residual to add to the upscaled picture (equation 1 of the paper).
+
+    x: [N, 3, h, w] with h, w multiples of ``config.alignment``, in the weights' dtype.
+    weights: merged form, identity included (:func:`with_identity`).
+    Returns [N, 3, scale * h, scale * w] in float32. The paper's clamp (Hardtanh) is the caller's:
+    the sum is clipped where code values are made.
+    """
+
+    def run(block: Block, x: Tensor) -> Tensor:
+        weight, bias = weights[f"{block.name}.weight"], weights[f"{block.name}.bias"]
+        return F.relu(F.conv2d(x, weight, bias, padding=1))
+
+    return _unet(x, run, weights["last.weight"], weights["last.bias"], config)
+
+
+def _unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnetConfig) -> Tensor:
+    rows: dict[str, list[Block]] = {}
+    for block in blocks(config):
+        rows.setdefault(block.stage, []).append(block)
+
+    def stage(name: str, x: Tensor) -> Tensor:
+        for block in rows[name]:
+            x = run(block, x)
+        return x
+
+    if config.fold > 1:
+        x = F.pixel_unshuffle(x, config.fold)  # [N, 12, h/2, w/2]
+    d1 = stage("down1", x)  # [N, w1, h, w]
+    d2 = stage("down2", F.max_pool2d(d1, 2))  # [N, w2, h/2, w/2]
+    d3 = stage("down3", F.max_pool2d(d2, 2))  # [N, w3, h/4, w/4]
+    d4 = stage("down4", F.max_pool2d(d3, 2))  # [N, w4, h/8, w/8]
+    u3 = stage("up3", torch.cat((_double(d4), d3), 1))  # [N, w3, h/4, w/4]
+    u2 = stage("up2", torch.cat((_double(u3), d2), 1))  # [N, w2, h/2, w/2]
+    u1 = stage("up1", torch.cat((_double(u2), d1), 1))  # [N, w1, h, w]
+    y = F.pixel_shuffle(F.conv2d(u1, weight, bias), 2).float()  # [N, 3, 2h, 2w]
+    if 2 == config.scale * config.fold:
+        return y
+    # The authors resize x2 -> x1.5 with align_corners=True, which shifts the residual against
+    # the picture that it is added to; this keeps both on one grid.
+    axis = axis_for(config.scale.numerator, 2 * config.scale.denominator, kernel="catmull-rom")
+    return resample(y, axis, axis)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def with_identity(merged: Mapping[str, Tensor], config: SrUnetConfig) -> dict[str, Tensor]:
+    """Add the identity branch, which is never stored, to the kernels that have one."""
+    result = dict(merged)
+    for block in blocks(config):
+        if block.has_branch:
+            name = f"{block.name}.weight"
+            result[name] = merged[name] + _dirac(block, merged[name])
+    return result
+
+
+def _dirac(block: Block, like: Tensor) -> Tensor:
+    """[C, C, 3, 3] kernel that passes its input through."""
+    eye = torch.eye(block.out_channels, dtype=like.dtype, device=like.device)
+    return F.pad(eye[:, :, None, None], (1, 1, 1, 1))
+
+
+class TrainingForm(nn.Module):
+    """The re-parameterised blocks (RepVGG, Ding et al. 2021): 3x3, 1x1 and identity in parallel.
+
+    ``ReLU(W3 * x + b3 + [W1 * x + b1 + x])``, the bracket only where Cin == Cout. The authors'
+    code also creates a 1x1 in the other blocks and a 1x1 "to_rgb" that never run; ours does not
+    (:func:`codecaux.architecture.training_parameter_count` counts both ways).
+
+    Starts as the merged network ``start``: the 3x3 kernels are its, the 1x1 branches are zero.
+    """
+
+    def __init__(self, config: SrUnetConfig, start: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.config = config
+        self.kernels = nn.ParameterDict()
+        for name, value in start.items():
+            self.kernels[_key(name)] = nn.Parameter(value.detach().clone())
+        for block in blocks(config):
+            if block.has_branch:
+                shape = (block.out_channels, block.in_channels, 1, 1)
+                branch = start[f"{block.name}.weight"].new_zeros(shape)
+                self.kernels[_key(f"{block.name}.branch.weight")] = nn.Parameter(branch)
+                bias = branch.new_zeros(block.out_channels)
+                self.kernels[_key(f"{block.name}.branch.bias")] = nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Branch by branch, as in the paper: what the merged form is tested against."""
+
+        def run(block: Block, x: Tensor) -> Tensor:
+            y = F.conv2d(x, *self._pair(block.name), padding=1)
+            if block.has_branch:
+                y = y + F.conv2d(x, *self._pair(f"{block.name}.branch")) + x
+            return F.relu(y)
+
+        return _unet(x, run, *self._pair("last"), self.config)
+
+    def merged(self) -> dict[str, Tensor]:
+        """W = W3 + pad(W1), b = b3 + b1, without the identity. Differentiable: fits run on it,
+        since one 3x3 convolution costs less than three branches and gives the same gradients.
+        """
+        result: dict[str, Tensor] = {}
+        for block in blocks(self.config):
+            weight, bias = self._pair(block.name)
+            if block.has_branch:
+                weight1, bias1 = self._pair(f"{block.name}.branch")
+                weight, bias = weight + F.pad(weight1, (1, 1, 1, 1)), bias + bias1
+            result[f"{block.name}.weight"], result[f"{block.name}.bias"] = weight, bias
+        result["last.weight"], result["last.bias"] = self._pair("last")
+        return result
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.kernels[_key(f"{name}.weight")], self.kernels[_key(f"{name}.bias")]
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")  # ParameterDict keys may not hold dots
