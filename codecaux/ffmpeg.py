@@ -1,0 +1,434 @@
+"""The ffmpeg program: finding it, what it can do, running it. The only module that starts it.
+
+Its output is never left unread (a full pipe would stop it for ever), and it never outlives us:
+any exception, Ctrl-C and a closed generator included, kills the child before it travels on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeAlias
+
+import imageio_ffmpeg
+
+from codecaux.errors import ToolError, ToolFailedError, ToolFeatureError, ToolMissingError
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "BytesLike",
+    "Ffmpeg",
+    "FfmpegFeed",
+    "describe_input",
+    "file_argument",
+    "find_ffmpeg",
+    "iterate_ffmpeg",
+    "parse_names",
+    "run_ffmpeg",
+]
+
+ENVIRONMENT_VARIABLE = "CODECAUX_FFMPEG"
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+_TAIL_BYTES = 8192
+_QUERY_TIMEOUT_SECONDS = 30.0
+_REAP_TIMEOUT_SECONDS = 10.0
+_NO_SPACE = re.compile(r"no space left on device|not enough space|disk quota exceeded", re.I)
+
+
+@dataclass(frozen=True)
+class Ffmpeg:
+    """One ffmpeg program and what it was built with (names as ``-encoders``/``-filters`` say)."""
+
+    path: Path
+    version: str
+    encoders: frozenset[str]
+    filters: frozenset[str]
+
+
+# ---------------------------------------------------------------------------------------- finding
+
+
+def find_ffmpeg(
+    *,
+    require_encoders: Sequence[str] = ("libx265",),
+    require_filters: Sequence[str] = ("libvmaf",),
+) -> Ffmpeg:
+    """The program to use: $CODECAUX_FFMPEG, else one on PATH with all that is required, else
+    the one inside the imageio-ffmpeg package.
+
+    Raises ToolMissingError where there is none (or the variable names no program), and
+    ToolFeatureError where the last candidate lacks a required encoder or filter.
+    """
+    explicit = os.environ.get(ENVIRONMENT_VARIABLE)
+    if explicit:
+        found = shutil.which(explicit)
+        if found is None:
+            raise ToolMissingError(
+                f"expected ${ENVIRONMENT_VARIABLE} to name an ffmpeg program, got {explicit!r}, "
+                "which is none; correct it or unset it"
+            )
+        ffmpeg = _inspect(found)
+        _check_features(ffmpeg, require_encoders, require_filters)
+        return ffmpeg
+    return _search(require_encoders, require_filters)
+
+
+def _search(encoders: Sequence[str], filters: Sequence[str]) -> Ffmpeg:
+    """First usable program of PATH and the wheel; the last one's error where none is usable."""
+    error: ToolError | None = None
+    for candidate in (shutil.which("ffmpeg"), _bundled_program()):
+        if candidate is None:
+            continue
+        try:
+            ffmpeg = _inspect(candidate)
+            _check_features(ffmpeg, encoders, filters)
+        except ToolError as problem:
+            error = problem
+        else:
+            return ffmpeg
+    raise error or ToolMissingError(
+        "expected an ffmpeg program on PATH or inside the imageio-ffmpeg package, found none; "
+        f"install imageio-ffmpeg, or set ${ENVIRONMENT_VARIABLE} to a program"
+    )
+
+
+def _bundled_program() -> str | None:
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (RuntimeError, OSError):
+        return None
+
+
+def _check_features(ffmpeg: Ffmpeg, encoders: Sequence[str], filters: Sequence[str]) -> None:
+    lacking = [f"encoder {name}" for name in encoders if name not in ffmpeg.encoders]
+    lacking += [f"filter {name}" for name in filters if name not in ffmpeg.filters]
+    if lacking:
+        raise ToolFeatureError(
+            f"expected an ffmpeg with {', '.join(lacking)}, got {ffmpeg.path} (version "
+            f"{ffmpeg.version}) without; unset ${ENVIRONMENT_VARIABLE} to use the one of the "
+            "imageio-ffmpeg package, or set it to a build that has them"
+        )
+
+
+@functools.cache
+def _inspect(path: str) -> Ffmpeg:
+    """Ask a program for its version and features; three runs of some milliseconds each, once."""
+    version = re.match(r"ffmpeg version (\S+)", _query(path, "-version"))
+    if version is None:
+        raise ToolMissingError(f"expected {path} to be ffmpeg, got a program that does not say so")
+    return Ffmpeg(
+        path=Path(path),
+        version=version.group(1),
+        encoders=parse_names(_query(path, "-encoders")),
+        filters=parse_names(_query(path, "-filters")),
+    )
+
+
+def parse_names(listing: str) -> frozenset[str]:
+    """Second column of ``-encoders`` or ``-filters``; legend lines (``V..... = Video``) are not."""
+    rows = (line.split() for line in listing.splitlines())
+    return frozenset(
+        row[1]
+        for row in rows
+        if len(row) >= 3 and row[1] != "=" and re.match(r"[A-Z.]{2,}$", row[0])
+    )
+
+
+def _query(path: str, option: str) -> str:
+    command = [path, "-hide_banner", option] if option != "-version" else [path, option]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_QUERY_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise ToolMissingError(f"expected to run {path}, got: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailedError("the program gave no answer", command=command) from error
+    if done.returncode != 0:
+        raise _failure(command, done.returncode, done.stderr.decode("utf-8", "replace"))
+    return done.stdout.decode("utf-8", "replace")
+
+
+def describe_input(ffmpeg: Ffmpeg, path: Path) -> str:
+    """What the program says about a file's streams, verbosely; for what PyAV does not expose."""
+    command = _command(ffmpeg, ["-v", "verbose", "-i", file_argument(path)])
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_QUERY_TIMEOUT_SECONDS,
+        check=False,  # it always complains that no output was named
+    )
+    return done.stderr.decode("utf-8", "replace")
+
+
+# ---------------------------------------------------------------------------------------- running
+
+
+def file_argument(path: Path) -> str:
+    """A path as ffmpeg must get it: ``a:b.mp4`` and ``-x.mp4`` are files, not protocols or
+    options."""
+    return "file:" + os.fspath(path)
+
+
+def run_ffmpeg(
+    ffmpeg: Ffmpeg,
+    arguments: Sequence[str],
+    *,
+    feed: Iterable[BytesLike] | None = None,
+    cwd: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> str:
+    """Run to the end; returns the last of stderr. ``feed`` goes to stdin from a thread.
+
+    ``on_progress`` gets the number of frames done, now and then. stdout is ours, so outputs go to
+    files. Raises ToolFailedError (a full disk is said plainly), and whatever ``feed`` raises.
+    """
+    running = iterate_ffmpeg(ffmpeg, arguments, feed=feed, cwd=cwd)
+    while True:
+        try:
+            frames = next(running)
+        except StopIteration as stop:
+            return str(stop.value)
+        if on_progress is not None:
+            try:
+                on_progress(frames)
+            except BaseException:
+                running.close()
+                raise
+
+
+def iterate_ffmpeg(
+    ffmpeg: Ffmpeg,
+    arguments: Sequence[str],
+    *,
+    feed: Iterable[BytesLike] | None = None,
+    cwd: Path | None = None,
+) -> Generator[int, None, str]:
+    """``run_ffmpeg`` as a generator: yields the frames done so far, returns the stderr tail.
+
+    Closing it, or an exception thrown into it, kills the program.
+    """
+    command = _command(ffmpeg, ["-progress", "pipe:1", "-stats_period", "0.5", *arguments])
+    child = _Child(command, cwd=cwd, stdin=feed is not None, stdout=subprocess.PIPE)
+    feeder = _Feeder(child, feed) if feed is not None else None
+    try:
+        yield from child.progress()
+        if feeder is not None:
+            feeder.join()
+        code = child.wait()
+        if feeder is not None and feeder.error is not None:
+            raise feeder.error
+    except BaseException:
+        child.kill()
+        raise
+    finally:
+        child.release()
+    if code != 0:
+        raise _failure(command, code, child.tail)
+    return child.tail
+
+
+class FfmpegFeed:
+    """An ffmpeg that is fed raw bytes by us, as a context manager.
+
+        with FfmpegFeed(ffmpeg, ["-f", "rawvideo", ..., "-i", "pipe:0", ..., out]) as feed:
+            feed.write(plane)
+
+    Leaving the block normally closes stdin and waits; leaving it by an exception kills. Both
+    ``write`` and ``close`` raise ToolFailedError where the program failed. ``stdout`` is for
+    programs that write there (a pipe to a player, our own stdout); otherwise it is discarded.
+    """
+
+    def __init__(
+        self,
+        ffmpeg: Ffmpeg,
+        arguments: Sequence[str],
+        cwd: Path | None = None,
+        *,
+        stdout: IO[bytes] | int | None = None,
+    ) -> None:
+        self._command = _command(ffmpeg, arguments)
+        self._child = _Child(
+            self._command,
+            cwd=cwd,
+            stdin=True,
+            stdout=subprocess.DEVNULL if stdout is None else stdout,
+        )
+        self._closed = False
+
+    def write(self, data: BytesLike) -> None:
+        """Write all of ``data``; blocks while the program is busy."""
+        try:
+            self._child.stdin.write(data)
+        except (BrokenPipeError, OSError) as error:
+            self._fail_after_broken_pipe(error)
+
+    def close(self) -> str:
+        """End of input: wait for the program, return the last of its stderr."""
+        if self._closed:
+            return self._child.tail
+        self._closed = True
+        try:
+            with suppress(BrokenPipeError, OSError):
+                self._child.stdin.close()
+            code = self._child.wait()
+        except BaseException:
+            self._child.kill()
+            raise
+        finally:
+            self._child.release()
+        if code != 0:
+            raise _failure(self._command, code, self._child.tail)
+        return self._child.tail
+
+    def kill(self) -> None:
+        """Stop the program at once; never raises on its behalf."""
+        self._closed = True
+        self._child.kill()
+        self._child.release()
+
+    def __enter__(self) -> FfmpegFeed:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+    def _fail_after_broken_pipe(self, error: OSError) -> None:
+        # The program stopped reading: what it said and its exit code are the real story.
+        self.close()
+        raise ToolFailedError(
+            "ffmpeg stopped before it had read all of its input",
+            command=self._command,
+            stderr_tail=self._child.tail,
+        ) from error
+
+
+class _Child:
+    """A running program with its stderr drained by a thread that keeps only the end."""
+
+    def __init__(
+        self, command: Sequence[str], *, cwd: Path | None, stdin: bool, stdout: IO[bytes] | int
+    ) -> None:
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise ToolMissingError(
+                f"expected to run {command[0]}, got: {error.strerror}"
+            ) from error
+        self._chunks: deque[bytes] = deque()
+        self._drain = threading.Thread(target=self._drain_stderr, name="ffmpeg-stderr", daemon=True)
+        self._drain.start()
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def tail(self) -> str:
+        return b"".join(self._chunks)[-_TAIL_BYTES:].decode("utf-8", "replace")
+
+    def progress(self) -> Generator[int, None, None]:
+        """Frame counts as ``-progress`` reports them, until the program closes its stdout."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(b"frame="):
+                with suppress(ValueError):
+                    yield int(line[6:])
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        self._drain.join(_REAP_TIMEOUT_SECONDS)
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def release(self) -> None:
+        """Reap the child and close our ends of its pipes."""
+        self._process.wait(_REAP_TIMEOUT_SECONDS)
+        self._drain.join(_REAP_TIMEOUT_SECONDS)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with suppress(BrokenPipeError, OSError):
+                    pipe.close()
+
+    def _drain_stderr(self) -> None:
+        assert self._process.stderr is not None
+        kept = 0
+        with suppress(ValueError, OSError):
+            while chunk := os.read(self._process.stderr.fileno(), 65536):
+                self._chunks.append(chunk[-_TAIL_BYTES:])
+                kept += len(self._chunks[-1])
+                while kept - len(self._chunks[0]) >= _TAIL_BYTES:
+                    kept -= len(self._chunks.popleft())
+
+
+class _Feeder:
+    """Writes an iterable to a child's stdin from a thread; keeps the iterable's error."""
+
+    def __init__(self, child: _Child, feed: Iterable[BytesLike]) -> None:
+        self.error: BaseException | None = None
+        self._child = child
+        self._feed = feed
+        self._thread = threading.Thread(target=self._run, name="ffmpeg-stdin", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for data in self._feed:
+                self._child.stdin.write(data)
+            self._child.stdin.close()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the program ended first: its exit code says whether that is an error
+        except BaseException as error:  # handed to the thread that waits for us
+            self.error = error
+            self._child.kill()
+
+
+def _command(ffmpeg: Ffmpeg, arguments: Sequence[str]) -> list[str]:
+    return [str(ffmpeg.path), "-hide_banner", "-nostdin", "-nostats", *arguments]
+
+
+def _failure(command: Sequence[str], code: int, tail: str) -> ToolFailedError:
+    if _NO_SPACE.search(tail):
+        message = "the disk is full: ffmpeg could not write its output; free some space and retry"
+    elif code < 0:
+        message = f"ffmpeg was killed by signal {-code}"
+    else:
+        message = f"ffmpeg failed with exit code {code}"
+    return ToolFailedError(message, command=command, stderr_tail=tail)
