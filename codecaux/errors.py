@@ -3,6 +3,7 @@
     CodecauxError
     ├── UsageError                 2   the command line or an argument makes no sense
     ├── InputError                 3   a video (or a score's reference) cannot be used
+    │   └── LpipsUnavailableError      no LPIPS weights to be had
     ├── ToolError                  4   the ffmpeg program or a player
     │   ├── ToolMissingError           not found
     │   ├── ToolFeatureError           found, but lacks an encoder or a filter
@@ -31,6 +32,7 @@ __all__ = [
     "FitError",
     "InputError",
     "InterruptedByUser",
+    "LpipsUnavailableError",
     "TargetError",
     "ToolError",
     "ToolFailedError",
@@ -61,6 +63,10 @@ class InputError(CodecauxError):
     """A video cannot be used: not a video, no frames, truncated, an unsupported format."""
 
     exit_code = 3
+
+
+class LpipsUnavailableError(InputError):
+    """The weights of LPIPS are neither given nor cached, and cannot be downloaded."""
 
 
 class ToolError(CodecauxError):
