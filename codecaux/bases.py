@@ -26,12 +26,12 @@ KNOWN_BASE_IDS = (DEFAULT_BASE_ID,)
 _BRANCH_GAIN = 0.5
 
 
-def get_base(base_id: str, config: SrUnetConfig) -> dict[str, FloatArray]:
+def get_base(base_id: str | None, config: SrUnetConfig) -> dict[str, FloatArray]:
     """Name -> float32 tensor of every parameter (merged form, without identity branches).
 
-    The empty id means zeros: the file holds whole weights. WeightsBaseError for an unknown id.
+    No id means zeros: the file holds whole weights. WeightsBaseError for an unknown id.
     """
-    if base_id == "":
+    if base_id is None:
         return {n: np.zeros(s, np.float32) for n, s in parameter_shapes(config).items()}
     if base_id == DEFAULT_BASE_ID:
         return _generated(config)

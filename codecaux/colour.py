@@ -22,6 +22,7 @@ __all__ = [
     "chroma_axes",
     "chroma_to_420",
     "chroma_to_444",
+    "code_scale",
     "frame_to_planes",
     "frame_to_rgb",
     "planes_to_frame",
@@ -45,7 +46,7 @@ class Planes(NamedTuple):
     v: Tensor
 
 
-def _code_scale(format: VideoFormat) -> tuple[float, float, float, float]:
+def code_scale(format: VideoFormat) -> tuple[float, float, float, float]:
     """(luma offset, luma span, chroma offset, chroma span) in code values."""
     unit = float(1 << (format.bit_depth - 8))
     if format.colour.full_range:
@@ -55,7 +56,7 @@ def _code_scale(format: VideoFormat) -> tuple[float, float, float, float]:
 
 def frame_to_planes(frame: Frame, format: VideoFormat, device: torch.device) -> Planes:
     """Decoded code values -> nominal float32 planes, batch of one."""
-    y0, y_span, c0, c_span = _code_scale(format)
+    y0, y_span, c0, c_span = code_scale(format)
     y, u, v = (_to_tensor(plane, device) for plane in frame.planes)
     return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
 
@@ -69,7 +70,7 @@ def _to_tensor(plane: SampleArray, device: torch.device) -> Tensor:
 
 def planes_to_frame(planes: Planes, format: VideoFormat, pts: int) -> Frame:
     """Nominal planes of one picture -> code values: cropped to ``format``, rounded, clipped."""
-    y0, y_span, c0, c_span = _code_scale(format)
+    y0, y_span, c0, c_span = code_scale(format)
     y = planes.y[0, 0, : format.height, : format.width]
     u, v = (p[0, 0, : format.chroma_height, : format.chroma_width] for p in planes[1:])
     codes = (

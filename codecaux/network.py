@@ -57,7 +57,7 @@ def _unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnet
     u2 = stage("up2", torch.cat((_double(u3), d2), 1))  # [N, w2, h/2, w/2]
     u1 = stage("up1", torch.cat((_double(u2), d1), 1))  # [N, w1, h, w]
     y = F.pixel_shuffle(F.conv2d(u1, weight, bias), 2).float()  # [N, 3, 2h, 2w]
-    if 2 == config.scale * config.fold:
+    if config.scale * config.fold == 2:
         return y
     # The authors resize x2 -> x1.5 with align_corners=True, which shifts the residual against
     # the picture that it is added to; this keeps both on one grid.

@@ -13,13 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecaux.architecture import SrUnetConfig
+from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
 from codecaux.bases import get_base
 from codecaux.colour import (
     Planes,
@@ -32,8 +30,8 @@ from codecaux.colour import (
     yuv444_to_rgb,
 )
 from codecaux.device import Device
+from codecaux.metadata import WeightsMetadata
 from codecaux.network import sr_unet, with_identity
-from codecaux.quantise import dequantise
 from codecaux.resample import BICUBIC, axis_for, resample
 from codecaux.video import Colour, Frame, VideoFormat
 from codecaux.weightsfile import WeightSet
@@ -51,9 +49,12 @@ class Enhanced:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FloatSet:
-    """Merged float32 weights (identity not included) for frames ``first_frame`` and on."""
+    """Merged float32 weights (identity not included) for ``first_frame`` <= index < ``end_frame``
+    (None: to the end).
+    """
 
     first_frame: int
+    end_frame: int | None
     weights: Mapping[str, Tensor]
 
 
@@ -108,20 +109,20 @@ def _residual_yuv(
     return rgb_to_yuv444(sr_unet(x, weights, config), colour.matrix) * 0.5
 
 
-def float_sets(
-    sets: Sequence[WeightSet], base_id: str, config: SrUnetConfig
-) -> tuple[FloatSet, ...]:
-    """Integers of a weights file -> float32 weights, base + step * q, in numpy on any device."""
-    base = get_base(base_id, config)
+def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[FloatSet, ...]:
+    """A weights file's integers -> float32 weights, in numpy and so the same for every device."""
+    config = metadata.architecture
+    base = get_base(metadata.base_id, config)
     result = []
     for weight_set in sets:
-        tensors: dict[str, Tensor] = {}
-        for name, start in base.items():
-            value: npt.NDArray[np.float32] = start
-            if name in weight_set.tensors:
-                value = start + dequantise(weight_set.tensors[name])
-            tensors[name] = torch.from_numpy(value.astype(np.float32))
-        result.append(FloatSet(weight_set.first_frame, tensors))
+        tensors = {
+            name: weight_set.tensors[name].dequantise(start)
+            if name in weight_set.tensors
+            else start
+            for name, start in base.items()
+        }
+        weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        result.append(FloatSet(weight_set.first_frame, weight_set.end_frame, weights))
     return tuple(result)
 
 
@@ -144,8 +145,7 @@ class Enhancer:
         self.config = config
         self.device = device
         self.format = replace(coded, width=source_size[0], height=source_size[1])
-        self._starts = [s.first_frame for s in sets]
-        self._sets = sets
+        self._sets = tuple(sets)
         self._loaded: tuple[int, dict[str, Tensor]] | None = None
 
     @property
@@ -161,28 +161,30 @@ class Enhancer:
 
     def enhance(self, frame: Frame, index: int) -> Enhanced:
         """Frame ``index`` (0-based, in presentation order) of the stream, plain and enhanced."""
-        if not self._sets:
+        weights = self._weights_for(index)
+        if weights is None:
             base = self.base(frame)
             return Enhanced(base, base)
         with torch.inference_mode():
             planes = frame_to_planes(frame, self.coded, self.device.torch_device)
-            weights = self._weights_for(index)
             dtype = self.device.compute_dtype
             pair = enhance_planes(planes, weights, self.config, self.coded.colour, dtype)
-            base, enhanced = (planes_to_frame(p, self.format, frame.pts) for p in pair)
-        return Enhanced(base, enhanced)
+            shown, enhanced = (planes_to_frame(p, self.format, frame.pts) for p in pair)
+        return Enhanced(shown, enhanced)
 
     def enhance_all(self, frames: Iterator[Frame]) -> Iterator[Enhanced]:
         """:meth:`enhance` over a whole stream, in order."""
         for index, frame in enumerate(frames):
             yield self.enhance(frame, index)
 
-    def _weights_for(self, index: int) -> dict[str, Tensor]:
+    def _weights_for(self, index: int) -> dict[str, Tensor] | None:
         """Weights of the set that covers ``index``, moved to the device once per set."""
-        at = max(i for i, start in enumerate(self._starts) if start <= max(index, 0))
-        if self._loaded is None or self._loaded[0] != at:
-            self._loaded = (at, self._load(self._sets[at].weights))
-        return self._loaded[1]
+        for at, s in enumerate(self._sets):
+            if s.first_frame <= index and (s.end_frame is None or index < s.end_frame):
+                if self._loaded is None or self._loaded[0] != at:
+                    self._loaded = (at, self._load(s.weights))
+                return self._loaded[1]
+        return None
 
     def _load(self, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
         full = with_identity(merged, self.config)
@@ -194,8 +196,6 @@ class Enhancer:
     @property
     def macs_per_frame(self) -> int:
         """Multiply-adds of the convolutions for one frame."""
-        from codecaux.architecture import macs_per_coded_pixel
-
         align = self.config.alignment
         width, height = (
             align * math.ceil(s / align) for s in (self.coded.width, self.coded.height)

@@ -1,0 +1,250 @@
+"""The patch bank: pairs of decoded and source patches, chosen in one streaming pass.
+
+Every frame is cut into a grid of patches at a random, seeded phase. A weighted reservoir keeps a
+fixed number of them whatever the title's length (Efraimidis & Spirakis 2006, algorithm A-Res: keep
+the largest keys u^(1/w), u uniform); a patch's weight w is its energy, texture plus motion, so
+that skies and still backgrounds do not fill the bank.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from codecaux.colour import Planes, code_scale
+from codecaux.errors import UsageError
+from codecaux.events import Events, Progress
+from codecaux.video import Frame, Geometry, VideoFormat
+
+__all__ = ["BankSettings", "PatchBank", "build_bank", "patch_shape"]
+
+Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+# A patch's corner lies on multiples of this many coded pixels: chroma stays on whole samples, and
+# 1.5 times it is even.
+_CORNER_STEP = 4
+# Added to every energy (8-bit code values), so that flat patches are rare but not absent.
+_ENERGY_FLOOR = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BankSettings:
+    """``patch`` in coded pixels; ``max_bytes`` bounds the bank; ``keep`` is the fraction of all
+    patches wanted when the bound allows more (8 to 25 % suffice, per Zhou et al.'s EPS).
+    """
+
+    patch: int = 96
+    max_bytes: int = 512 << 20
+    keep: float = 0.5
+    min_patches: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 16 << 20:
+            raise UsageError(f"expected a patch bank of at least 16 MiB, got {self.max_bytes} B")
+
+
+@dataclass(eq=False)
+class PatchBank:
+    """Patches as code values: arrays of [count, h, w] for the six planes.
+
+    ``coded``: y [K, p, q], u, v [K, p/2, q/2]; ``source``: the same times the scale.
+    ``frame`` [K] is the frame each came from.
+    """
+
+    format: VideoFormat
+    coded: tuple[Samples, Samples, Samples]
+    source: tuple[Samples, Samples, Samples]
+    frame: npt.NDArray[np.int64]
+    candidates: int = 0
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(plane.nbytes for plane in self.coded + self.source)
+
+    def batch(
+        self, indices: npt.NDArray[np.int64], flip: tuple[bool, bool], device: torch.device
+    ) -> tuple[Planes, Planes]:
+        """(coded, source) nominal float32 planes of the chosen patches, mirrored as asked."""
+        dims = [dim for dim, on in zip((2, 3), flip, strict=True) if on]
+
+        def planes(group: tuple[Samples, Samples, Samples]) -> Planes:
+            y, u, v = (_to_device(plane[indices], device).flip(dims) for plane in group)
+            y0, y_span, c0, c_span = code_scale(self.format)
+            return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
+
+        return planes(self.coded), planes(self.source)
+
+
+def _to_device(samples: Samples, device: torch.device) -> torch.Tensor:
+    """[K, h, w] code values -> float32 [K, 1, h, w]."""
+    if samples.dtype == np.uint16:
+        samples = samples.view(np.int16)
+    return torch.from_numpy(samples).to(device).float()[:, None]
+
+
+def patch_shape(geometry: Geometry, patch: int, alignment: int) -> tuple[int, int]:
+    """(height, width) of a patch in coded pixels: multiples of the network's alignment (and of
+    4), no larger than the picture unless the picture is smaller than the alignment.
+    """
+    step = math.lcm(alignment, _CORNER_STEP)
+    sizes = (geometry.coded_height, geometry.coded_width)
+    height, width = (max(step, min(patch, size) // step * step) for size in sizes)
+    return height, width
+
+
+def build_bank(
+    pairs: Iterable[tuple[Frame, Frame]],
+    num_frames: int,
+    geometry: Geometry,
+    format: VideoFormat,
+    alignment: int,
+    settings: BankSettings,
+) -> Events[PatchBank]:
+    """One pass over (decoded, source) frames. Memory: the bank plus two frames."""
+    builder = _Builder(num_frames, geometry, format, alignment, settings)
+    start = time.monotonic()
+    for index, (coded, source) in enumerate(pairs):
+        builder.add(index, coded, source)
+        left = (time.monotonic() - start) / (index + 1) * max(num_frames - index - 1, 0)
+        yield Progress("patches", index + 1, num_frames, eta_seconds=left)
+    return builder.finish()
+
+
+class _Builder:
+    """Holds the reservoir while frames stream past."""
+
+    def __init__(
+        self,
+        num_frames: int,
+        geometry: Geometry,
+        format: VideoFormat,
+        alignment: int,
+        settings: BankSettings,
+    ) -> None:
+        self._geometry, self._format = geometry, format
+        self._scale = geometry.scale
+        self._patch = patch_shape(geometry, settings.patch, alignment)
+        self._rng = np.random.Generator(np.random.PCG64(settings.seed))
+        capacity = self._capacity(num_frames, settings)
+        self._coded = self._allocate(capacity, self._patch)
+        height, width = (int(size * self._scale) for size in self._patch)
+        self._source = self._allocate(capacity, (height, width))
+        self._frame = np.zeros(capacity, np.int64)
+        self._capacity_patches = capacity
+        self._heap: list[tuple[float, int]] = []  # (key, slot), smallest key first
+        self._previous: Samples | None = None
+        self._candidates = 0
+
+    def _capacity(self, num_frames: int, settings: BankSettings) -> int:
+        height, width = self._patch
+        source_samples = height * width * float(self._scale) ** 2
+        sample_bytes = 1 if self._format.bit_depth == 8 else 2
+        patch_bytes = 1.5 * (height * width + source_samples) * sample_bytes
+        rows = max(1, self._geometry.coded_height // height)
+        columns = max(1, self._geometry.coded_width // width)
+        wanted = max(settings.min_patches, math.ceil(settings.keep * num_frames * rows * columns))
+        return max(1, min(wanted, int(settings.max_bytes / patch_bytes)))
+
+    def _allocate(self, count: int, patch: tuple[int, int]) -> tuple[Samples, Samples, Samples]:
+        height, width = patch
+        dtype = self._format.dtype
+        return (
+            np.empty((count, height, width), dtype),
+            np.empty((count, height // 2, width // 2), dtype),
+            np.empty((count, height // 2, width // 2), dtype),
+        )
+
+    def add(self, index: int, coded: Frame, source: Frame) -> None:
+        coded_planes = [self._at_least(p, n) for p, n in zip(coded.planes, (1, 2, 2), strict=True)]
+        source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
+        for top, left in self._corners(coded_planes[0].shape):
+            self._candidates += 1
+            weight = _ENERGY_FLOOR + self._energy(coded_planes[0], source_planes[0], top, left)
+            # The logarithm of u^(1/w): the same order, no underflow.
+            key = math.log(self._rng.random() or 5e-324) / weight
+            slot = self._slot(key)
+            if slot is not None:
+                self._frame[slot] = index
+                self._store(slot, coded_planes, source_planes, top, left)
+        self._previous = coded_planes[0]
+
+    def _corners(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        axes = []
+        for size, patch in zip(shape, self._patch, strict=True):
+            spare = size - patch * (size // patch)
+            phase = _CORNER_STEP * int(self._rng.integers(0, spare // _CORNER_STEP + 1))
+            axes.append([phase + patch * i for i in range(size // patch)])
+        return [(top, left) for top in axes[0] for left in axes[1]]
+
+    def _energy(self, coded: Samples, source: Samples, top: int, left: int) -> float:
+        """Mean |gradient| of the source's luma plus mean |difference| to the previous decoded
+        frame, in 8-bit code values (EPS, spatial and temporal information of ITU-T P.910).
+        """
+        height, width = self._patch
+        unit = 1 << (self._format.bit_depth - 8)
+        t, l_, h, w = (int(v * self._scale) for v in (top, left, height, width))
+        luma = source[t : t + h : 2, l_ : l_ + w : 2].astype(np.int32)
+        texture = np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean()
+        motion = 0.0
+        if self._previous is not None:
+            here = (slice(top, top + height, 2), slice(left, left + width, 2))
+            motion = np.abs(coded[here].astype(np.int32) - self._previous[here]).mean()
+        return float(texture + motion) / unit
+
+    def _slot(self, key: float) -> int | None:
+        if len(self._heap) < self._capacity_patches:
+            slot = len(self._heap)
+            heapq.heappush(self._heap, (key, slot))
+            return slot
+        if key <= self._heap[0][0]:
+            return None
+        slot = self._heap[0][1]
+        heapq.heapreplace(self._heap, (key, slot))
+        return slot
+
+    def _store(
+        self, slot: int, coded: list[Samples], source: list[Samples], top: int, left: int
+    ) -> None:
+        for planes, kept, scale in ((coded, self._coded, 1), (source, self._source, self._scale)):
+            for plane, bank, divisor in zip(planes, kept, (1, 2, 2), strict=True):
+                t, l_ = (int(v * scale) // divisor for v in (top, left))
+                height, width = bank.shape[1:]
+                bank[slot] = plane[t : t + height, l_ : l_ + width]
+
+    def _at_least(self, plane: Samples, divisor: int) -> Samples:
+        """A decoded plane, edge-replicated where the picture is smaller than one patch."""
+        return _edge_pad(plane, *(size // divisor for size in self._patch))
+
+    def _padded(self, plane: Samples, divisor: int) -> Samples:
+        """A source plane, edge-replicated to the padded size (and to one patch at least)."""
+        height = max(self._geometry.padded_height, int(self._patch[0] * self._scale)) // divisor
+        width = max(self._geometry.padded_width, int(self._patch[1] * self._scale)) // divisor
+        return _edge_pad(plane, height, width)
+
+    def finish(self) -> PatchBank:
+        count = len(self._heap)
+        coded = tuple(plane[:count] for plane in self._coded)
+        source = tuple(plane[:count] for plane in self._source)
+        return PatchBank(
+            self._format,
+            coded,
+            source,
+            self._frame[:count],
+            self._candidates,  # type: ignore[arg-type]
+        )
+
+
+def _edge_pad(plane: Samples, height: int, width: int) -> Samples:
+    bottom, right = (max(0, n - s) for n, s in zip((height, width), plane.shape, strict=True))
+    return np.pad(plane, ((0, bottom), (0, right)), mode="edge") if bottom or right else plane
