@@ -8,7 +8,7 @@ is bounded before memory is asked for, and what comes out is compared with what 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -50,12 +50,12 @@ class Archive:
     arrays: Mapping[str, Array]
 
 
-def serialise_archive(archive: Archive) -> bytes:
-    """A safetensors file whose bytes depend on nothing but ``archive``.
+def serialise_archive(archive: Archive) -> list[bytes]:
+    """A safetensors file in parts: its header, then the data of one array after the other.
 
-    The library's own writer orders metadata by a hash that changes from run to run; here keys are
-    sorted, and arrays stand in the mapping's order, those of four bytes an element first so that
-    everything is aligned.
+    The bytes depend on nothing but ``archive``. (The library's own writer orders metadata by a
+    hash that changes from run to run.) Metadata keys are sorted; arrays stand in the mapping's
+    order, those of four bytes an element first so that everything is aligned.
     """
     ordered = sorted(archive.arrays.items(), key=lambda item: -item[1].itemsize)
     header: dict[str, object] = {_METADATA_KEY: dict(sorted(archive.metadata.items()))}
@@ -68,33 +68,70 @@ def serialise_archive(archive: Archive) -> bytes:
         position += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    body = b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for _, array in ordered)
-    return len(text).to_bytes(8, "little") + text + body
+    bodies = [array.astype(array.dtype.newbyteorder("<")).tobytes() for _, array in ordered]
+    return [len(text).to_bytes(8, "little") + text, *bodies]
 
 
-def compress(data: bytes) -> bytes:
-    """The smallest of a few zstd frames: content size and checksum on, window at most 8 MiB."""
-    if len(data) > MAX_INFLATED_BYTES:
+def compress(parts: Sequence[bytes]) -> bytes:
+    """``parts`` as one zstd frame with content size and checksum, a window of at most 8 MiB.
+
+    Planes of packed bits gain 3-7 % over plain level 19 where each part begins a block of its own
+    (statistics differ) and short matches, which are accidents, are not taken. No one choice is
+    best at every density, so the smallest of a few frames is kept.
+    """
+    size = sum(map(len, parts))
+    if size > MAX_INFLATED_BYTES:
         raise WeightsTooLargeError(
-            f"expected at most {MAX_INFLATED_BYTES} bytes of weights, got {len(data)}: "
+            f"expected at most {MAX_INFLATED_BYTES} bytes of weights, got {size}: "
             "use fewer weight sets or a smaller net"
         )
-    frames = [_compress_at(data, level) for level in (19, 22)]
-    smallest = min(frames, key=len)
+    choices = _CHOICES if size <= _THOROUGH_BYTES else _CHOICES[:1]
+    smallest = min((_compress(parts, size, choice) for choice in choices), key=len)
     _check_file_size(len(smallest))
     return smallest
 
 
-def _compress_at(data: bytes, level: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How to cut a frame into blocks (None: zstd's own way), and the shortest match to take."""
+
+    level: int
+    block_bytes: int | None
+    min_match: int
+
+
+_CHOICES = (
+    _Choice(19, 4096, 6),
+    _Choice(22, 4096, 5),
+    _Choice(22, 1 << 17, 6),
+    _Choice(22, 1 << 17, 5),
+    _Choice(22, None, 3),
+)
+# Level 22 takes about a second a megabyte: above this, the first choice alone.
+_THOROUGH_BYTES = 4 << 20
+
+
+def _compress(parts: Sequence[bytes], size: int, choice: _Choice) -> bytes:
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        level,
-        source_size=len(data),
-        window_log=_window_log(len(data)),
+        choice.level,
+        source_size=size,
+        window_log=_window_log(size),
+        min_match=choice.min_match,
         write_checksum=True,
         write_content_size=True,
         write_dict_id=False,
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    if choice.block_bytes is None:
+        return compressor.compress(b"".join(parts))
+    frame = compressor.compressobj(size=size)
+    result = []
+    for part in parts:
+        for start in range(0, len(part), choice.block_bytes):
+            result.append(frame.compress(part[start : start + choice.block_bytes]))
+            result.append(frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    result.append(frame.flush())
+    return b"".join(result)
 
 
 def _window_log(size: int) -> int:
@@ -207,7 +244,7 @@ def parse_archive(data: bytes) -> Archive:
         _check_entry(name, entry)
     try:
         tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:  # type: ignore[attr-defined]
+    except safetensors.SafetensorError as error:
         raise WeightsFormatError(
             f"expected a safetensors file inside the zstd frame, got: {str(error)[:200]}"
         ) from error

@@ -35,7 +35,7 @@ __all__ = [
     "require",
 ]
 
-Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 FORMAT_NAME = "codecaux-weights"
 FORMAT_VERSION = 1
@@ -179,7 +179,9 @@ def _check_version(entries: Mapping[str, str]) -> None:
 
 
 def _check_lengths(entries: Mapping[str, str]) -> None:
-    require(len(entries) <= _MAX_ENTRIES, "metadata", f"at most {_MAX_ENTRIES} fields", len(entries))
+    require(
+        len(entries) <= _MAX_ENTRIES, "metadata", f"at most {_MAX_ENTRIES} fields", len(entries)
+    )
     for name, text in entries.items():
         if name != "sets":
             expected = f"at most {_MAX_TEXT_CHARS} characters"

@@ -219,7 +219,9 @@ def _ranges_to_json(sets: Sequence[WeightSet]) -> str:
 
 def _ranges_from_json(text: str) -> list[tuple[int, int | None]]:
     """(first, end) of each set: the first starts at 0, each other where the one before ends."""
-    require(len(text) <= _MAX_SETS_CHARS, "sets", f"at most {_MAX_SETS_CHARS} characters", len(text))
+    require(
+        len(text) <= _MAX_SETS_CHARS, "sets", f"at most {_MAX_SETS_CHARS} characters", len(text)
+    )
     entries = parse_json(text, "sets")
     is_list = isinstance(entries, list) and 1 <= len(entries) <= MAX_SETS
     require(is_list, "sets", f"a list of 1 to {MAX_SETS} ranges of frames", entries)
