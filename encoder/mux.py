@@ -1,0 +1,88 @@
+"""Which tracks travel beside the video, and how: pure choices from what the original holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+
+__all__ = ["Track", "TrackPlan", "choose_tracks", "list_tracks", "plan_tracks"]
+
+# What both the mp4 standards and common players take; anything else needs Matroska.
+_MP4_AUDIO = frozenset(
+    ("aac", "ac3", "alac", "dca", "dts", "eac3", "flac", "mp1", "mp2", "mp3", "mp3float", "opus")
+)
+_TEXT_SUBTITLES = frozenset(("ass", "mov_text", "srt", "ssa", "subrip", "text", "webvtt"))
+
+
+@dataclass(frozen=True)
+class Track:
+    """One audio or subtitle track: ``kind`` a or s, ``position`` among its kind, codec name."""
+
+    kind: str
+    position: int
+    codec_name: str
+
+
+@dataclass(frozen=True)
+class TrackPlan:
+    """``specifiers`` of the streams to map, the options to write them with, what is left out."""
+
+    specifiers: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+
+def plan_tracks(original: Path | None, *, is_matroska: bool) -> TrackPlan:
+    """The plan for a file; an empty one where there is no file to take tracks from."""
+    if original is None:
+        return TrackPlan()
+    return choose_tracks(list_tracks(original), is_matroska=is_matroska)
+
+
+def list_tracks(path: Path) -> tuple[Track, ...]:
+    """Audio and subtitle tracks of a file, in its order."""
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
+        groups = (("a", container.streams.audio), ("s", container.streams.subtitles))
+        return tuple(
+            Track(kind, position, _codec_name(stream))
+            for kind, streams in groups
+            for position, stream in enumerate(streams)
+        )
+
+
+def _codec_name(stream: Any) -> str:
+    # The codec, not the library that would decode it (opus, not libopus).
+    context = stream.codec_context
+    return str(context.codec.canonical_name) if context is not None else "unknown"
+
+
+def choose_tracks(tracks: tuple[Track, ...], *, is_matroska: bool) -> TrackPlan:
+    """Copy what the container can hold, convert text subtitles, name the rest. Pure."""
+    specifiers: list[str] = []
+    options: dict[str, str] = {}
+    dropped: list[str] = []
+    counts = {"a": 0, "s": 0}
+    for track in tracks:
+        codec = _output_codec(track, is_matroska=is_matroska)
+        if codec is None:
+            kind = "audio" if track.kind == "a" else "subtitle"
+            dropped.append(f"{kind} track {track.position + 1} ({track.codec_name})")
+            continue
+        specifiers.append(f"{track.kind}:{track.position}")
+        options[f"c:{track.kind}:{counts[track.kind]}"] = codec
+        counts[track.kind] += 1
+    return TrackPlan(tuple(specifiers), options, tuple(dropped))
+
+
+def _output_codec(track: Track, *, is_matroska: bool) -> str | None:
+    """``copy``, the codec to convert to, or None where the container cannot hold the track."""
+    if is_matroska:
+        return "srt" if track.codec_name == "mov_text" else "copy"
+    if track.kind == "a":
+        return "copy" if track.codec_name in _MP4_AUDIO else None
+    if track.codec_name not in _TEXT_SUBTITLES:
+        return None
+    return "copy" if track.codec_name == "mov_text" else "mov_text"

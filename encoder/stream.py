@@ -1,0 +1,363 @@
+"""Prepared source -> the H.265 stream that plays everywhere, by ffmpeg and x265.
+
+    source ─ pad right/bottom, edge replicated ─ scale ─ x265 ─┐
+    original ─ audio, text subtitles, metadata ────────────────┴─> title.mp4 / title.mkv
+
+Timestamps are the source's own (variable rate too), colour tags are kept, chroma siting survives
+the scaling. Equal settings give equal bytes with the same ffmpeg: x265's result depends on the
+number of frame threads, which is fixed here, and not on the size of its pool.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import ffmpeg as ffmpeg_python
+import numpy as np
+
+from codecaux.atomic import atomic_path
+from codecaux.encoder.convert import Filter
+from codecaux.encoder.mux import TrackPlan, plan_tracks
+from codecaux.encoder.prepare import PreparedSource
+from codecaux.errors import InputError, ToolFailedError, UsageError
+from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
+from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
+from codecaux.frames import decode_pictures
+from codecaux.video import Colour, Geometry
+
+__all__ = [
+    "DOWNSCALERS",
+    "PRESETS",
+    "StreamResult",
+    "StreamSettings",
+    "encode_stream",
+    "picture_filters",
+    "timescale_of",
+]
+
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+# swscale's names.
+DOWNSCALERS = ("bicubic", "lanczos", "area", "spline", "bilinear", "gauss", "sinc")
+
+_CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
+_PARAMETER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_PARAMETER_VALUE = re.compile(r"[A-Za-z0-9_.,+/()=-]{1,200}")
+# Names x265 would take a file from, or that undo what this module promises.
+_REFUSED_PARAMETERS = frozenset(
+    (
+        *("analysis-load", "analysis-reuse-file", "analysis-save", "csv", "dolby-vision-rpu"),
+        *("lambda-file", "log-file", "qpfile", "recon", "scaling-list", "stats", "zonefile"),
+        *("crf", "fps", "input", "input-res", "output", "preset"),
+    )
+)
+_FRAME_THREADS = 2
+_MAX_TIMESCALE = 2**31 - 1
+_MIN_TIMESCALE = 10_000
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How the stream is coded.
+
+    ``crf`` 0..51 (x265's constant rate factor), ``scale`` source size / coded size,
+    ``downscale`` one of DOWNSCALERS, ``keyint`` the most frames between random access points
+    (None: x265's default, 250), ``threads`` x265's pool (0: all cores; the result is the same).
+    Raises UsageError where a value is not one of these.
+    """
+
+    crf: float
+    preset: str = "medium"
+    scale: Fraction = Fraction(2)
+    x265_params: tuple[tuple[str, str], ...] = ()
+    downscale: str = "bicubic"
+    keyint: int | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= 51:
+            raise UsageError(f"expected a CRF of 0 to 51, got {self.crf}")
+        _check_choice("preset", self.preset, PRESETS)
+        _check_choice("down-scaler", self.downscale, DOWNSCALERS)
+        if self.keyint is not None and self.keyint < 1:
+            raise UsageError(f"expected a keyint of at least 1, got {self.keyint}")
+        if self.threads < 0:
+            raise UsageError(f"expected 0 or more threads, got {self.threads}")
+        for name, value in self.x265_params:
+            _check_parameter(name, value)
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """The written stream. ``dropped`` names tracks that the container cannot hold."""
+
+    path: Path
+    geometry: Geometry
+    num_frames: int
+    size_bytes: int
+    dropped: tuple[str, ...] = ()
+
+
+def encode_stream(
+    source: PreparedSource, settings: StreamSettings, output: Path, ffmpeg: Ffmpeg
+) -> Events[StreamResult]:
+    """Encode ``source`` to ``output`` (.mp4, or .mkv by its suffix), whole or not at all.
+
+    The result is decoded and its frame count and every timestamp compared with the source's.
+    Raises UsageError (suffix, scale), InputError (a time base no mp4 can hold), ToolFailedError.
+    """
+    started = time.monotonic()
+    if output.suffix.lower() not in _CONTAINERS:
+        expected = ", ".join(_CONTAINERS)
+        raise UsageError(f"expected an output ending in {expected}, got {output.name}")
+    geometry = Geometry(source.info.format.width, source.info.format.height, settings.scale)
+    tracks = plan_tracks(source.original, is_matroska=_is_matroska(output))
+    yield StageStarted("stream", source.num_frames)
+    if tracks.dropped:
+        yield Notice(_dropped_message(tracks, output), "warning")
+    with atomic_path(output) as temporary:
+        arguments = stream_arguments(source, settings, geometry, tracks, temporary)
+        with closing(iterate_ffmpeg(ffmpeg, arguments)) as running:
+            for done in running:
+                yield Progress("stream", min(done, source.num_frames), source.num_frames)
+        _verify(source, temporary, [str(ffmpeg.path), *arguments])
+    yield StageDone("stream", time.monotonic() - started)
+    return StreamResult(output, geometry, source.num_frames, output.stat().st_size, tracks.dropped)
+
+
+# -------------------------------------------------------------------------------------- arguments
+
+
+def stream_arguments(
+    source: PreparedSource,
+    settings: StreamSettings,
+    geometry: Geometry,
+    tracks: TrackPlan,
+    output: Path,
+) -> list[str]:
+    """ffmpeg's command line without the program. Pure."""
+    video, others = _inputs(source, tracks)
+    for name, arguments in picture_filters(source, settings, geometry):
+        video = video.filter(name, **dict(arguments))
+    written = ffmpeg_python.output(
+        video,
+        *others,
+        file_argument(output),
+        **_video_options(source, settings),
+        **_container_options(source, output),
+        **_metadata_options(source),
+        **tracks.options,
+    )
+    return [*ffmpeg_python.get_args(written.global_args("-v", "warning")), "-y"]
+
+
+def _inputs(source: PreparedSource, tracks: TrackPlan) -> tuple[Any, list[Any]]:
+    """The pictures, and the tracks to copy. Both files are put on one clock, the original's."""
+    picture_file = file_argument(source.path)
+    if source.original is None or not source.is_mezzanine:
+        only = ffmpeg_python.input(picture_file, noautorotate=None)
+        return only["V:0"], [only[specifier] for specifier in tracks.specifiers]
+    # Left alone, ffmpeg starts every input at zero, and sound and picture would part.
+    clock = {"copyts": None, "itsoffset": f"{-float(source.start_seconds):.6f}"}
+    pictures = ffmpeg_python.input(picture_file, noautorotate=None, **clock)
+    original = ffmpeg_python.input(file_argument(source.original), itsoffset=clock["itsoffset"])
+    return pictures["V:0"], [original[specifier] for specifier in tracks.specifiers]
+
+
+def picture_filters(
+    source: PreparedSource, settings: StreamSettings, geometry: Geometry
+) -> tuple[Filter, ...]:
+    """Pad, scale, tag: what happens to the pictures, as ffmpeg filters. Pure."""
+    pixel_format = source.info.format.pixel_format
+    colour = source.info.format.colour
+    filters: list[Filter] = []
+    if not source.has_timestamps:
+        tick = source.info.time_base
+        filters.append(("settb", (("expr", f"{tick.numerator}/{tick.denominator}"),)))
+        filters.append(("setpts", (("expr", "N"),)))
+    filters += _pad_filters(geometry)
+    needs_scaling = geometry.scale != 1
+    if needs_scaling or source.info.pixel_format != pixel_format:
+        filters.append(("scale", tuple(_scale_options(colour, settings, geometry).items())))
+    filters.append(("format", (("pix_fmts", pixel_format),)))
+    filters.append(("setparams", tuple(_tags(colour).items())))
+    aspect = source.info.sample_aspect_ratio
+    filters.append(("setsar", (("sar", f"{aspect.numerator}/{aspect.denominator}"),)))
+    return tuple(filters)
+
+
+def _pad_filters(geometry: Geometry) -> list[Filter]:
+    right = geometry.padded_width - geometry.source_width
+    bottom = geometry.padded_height - geometry.source_height
+    if right == bottom == 0:
+        return []
+    size = (("width", str(geometry.padded_width)), ("height", str(geometry.padded_height)))
+    edges = (("right", str(right)), ("bottom", str(bottom)), ("mode", "smear"))
+    return [("pad", (*size, ("x", "0"), ("y", "0"))), ("fillborders", edges)]
+
+
+def _scale_options(colour: Colour, settings: StreamSettings, geometry: Geometry) -> dict[str, str]:
+    # swscale's own default is centred chroma, whatever the frame says: siting is always spelt out.
+    across, down = {"left": ("0", "128"), "center": ("128", "128"), "topleft": ("0", "0")}[
+        colour.chroma_location
+    ]
+    colour_range = "full" if colour.full_range else "limited"
+    return {
+        "width": str(geometry.coded_width),
+        "height": str(geometry.coded_height),
+        "flags": f"{settings.downscale}+accurate_rnd+full_chroma_int+full_chroma_inp",
+        "in_h_chr_pos": across,
+        "in_v_chr_pos": down,
+        "out_h_chr_pos": across,
+        "out_v_chr_pos": down,
+        "in_range": colour_range,
+        "out_range": colour_range,
+    }
+
+
+def _tags(colour: Colour) -> dict[str, str]:
+    # An unspecified matrix is spelt out: the small stream's height would suggest another one.
+    spelt = {"bt709": "bt709", "bt601": "smpte170m", "bt2020": "bt2020nc"}[colour.matrix]
+    is_known = colour.matrix_code in (1, 5, 6, 9, 10)
+    return {
+        "range": "full" if colour.full_range else "limited",
+        "color_primaries": str(colour.primaries),
+        "color_trc": str(colour.transfer),
+        "colorspace": str(colour.matrix_code) if is_known else spelt,
+        "chroma_location": colour.chroma_location,
+    }
+
+
+def _video_options(source: PreparedSource, settings: StreamSettings) -> dict[str, str]:
+    parameters = {
+        "log-level": "error",
+        "frame-threads": str(_FRAME_THREADS),
+        # The text that x265 puts into the stream about itself costs rate and shows nothing.
+        "info": "0",
+    }
+    if settings.threads:
+        parameters["pools"] = str(settings.threads)
+    if settings.keyint is not None:
+        parameters["keyint"] = str(settings.keyint)
+    parameters |= dict(settings.x265_params)
+    return {
+        "c:v": "libx265",
+        "crf": f"{settings.crf:g}",
+        "preset": settings.preset,
+        "x265-params": ":".join(f"{name}={value}" for name, value in parameters.items()),
+        "fps_mode": "passthrough",
+        "enc_time_base": _ratio(source.info.time_base),
+    }
+
+
+def _container_options(source: PreparedSource, output: Path) -> dict[str, str]:
+    if _is_matroska(output):
+        return {"format": "matroska", "fflags": "+bitexact"}
+    return {
+        "format": "mov" if output.suffix.lower() == ".mov" else "mp4",
+        "tag:v": "hvc1",
+        "movflags": "+faststart",
+        "video_track_timescale": str(timescale_of(source)),
+        "fflags": "+bitexact",
+    }
+
+
+def _metadata_options(source: PreparedSource) -> dict[str, str]:
+    """Titles and chapters come from the original, which is the second input beside a mezzanine."""
+    if source.original is None:
+        return {"map_metadata": "-1"}
+    index = "1" if source.is_mezzanine else "0"
+    return {"map_metadata": index, "map_chapters": index}
+
+
+def timescale_of(source: PreparedSource) -> int:
+    """Ticks per second in which an mp4 can say every timestamp of the source exactly.
+
+    Raises InputError where 31 bits are not enough.
+    """
+    base = source.info.time_base
+    ticks_per_second = base.denominator
+    if ticks_per_second > _MAX_TIMESCALE:
+        common = int(np.gcd.reduce(np.diff(source.pts))) if source.num_frames > 1 else 1
+        ticks_per_second = (base * common).denominator
+    if ticks_per_second > _MAX_TIMESCALE:
+        raise InputError(
+            f"expected timestamps in ticks of at least 1/{_MAX_TIMESCALE} s, got "
+            f"1/{base.denominator} s in {source.path}; write an .mkv, or re-time the source"
+        )
+    while ticks_per_second < _MIN_TIMESCALE:
+        ticks_per_second *= 2
+    return ticks_per_second
+
+
+def _ratio(value: Fraction) -> str:
+    return f"{value.numerator}:{value.denominator}"
+
+
+def _is_matroska(output: Path) -> bool:
+    return output.suffix.lower() == ".mkv"
+
+
+def _dropped_message(tracks: TrackPlan, output: Path) -> str:
+    return (
+        f"{output.name} cannot hold {', '.join(tracks.dropped)}: left out; "
+        "an output ending in .mkv keeps them"
+    )
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _verify(source: PreparedSource, written: Path, command: Sequence[str]) -> None:
+    """Decode what was written: as many frames as the source, each shown when the source's is."""
+    seconds = [
+        None if picture.pts is None else picture.pts * Fraction(picture.time_base)
+        for picture in decode_pictures(written)
+    ]
+    if len(seconds) != source.num_frames:
+        raise ToolFailedError(
+            f"expected {source.num_frames} frames in the stream, got {len(seconds)}",
+            command=command,
+        )
+    # Matroska counts milliseconds: there, a timestamp is the source's rounded to one.
+    tolerance = Fraction(1, 1000) if _is_matroska(written) else Fraction(0)
+    start = seconds[0]
+    for index, (got, pts) in enumerate(zip(seconds, source.pts.tolist(), strict=True)):
+        expected = (pts - int(source.pts[0])) * source.info.time_base
+        if got is None or start is None or abs(got - start - expected) > tolerance:
+            raise ToolFailedError(
+                f"expected frame {index} to be shown {float(expected):.6f} s after the first, got "
+                f"{'nothing' if got is None or start is None else f'{float(got - start):.6f} s'}",
+                command=command,
+            )
+
+
+def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(f"expected a {what} of {', '.join(known)}, got {value!r}")
+
+
+def _check_parameter(name: str, value: str) -> None:
+    if not _PARAMETER_NAME.fullmatch(name) or name in _REFUSED_PARAMETERS:
+        raise UsageError(f"expected the name of an x265 parameter without a file, got {name!r}")
+    if not _PARAMETER_VALUE.fullmatch(value):
+        raise UsageError(
+            f"expected letters, digits and ,.+-_/()= as value of x265's {name}, got {value!r}"
+        )
