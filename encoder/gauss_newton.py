@@ -49,8 +49,8 @@ def step_sizes(
 
     Rounding the n_t weights of tensor t to steps d_t adds n_t g_t d_t^2 / 12 to the picture's mean
     squared error, were the rounding random. Equal shares per weight and a total of ``error``^2 give
-    ``d_t = error * sqrt(12 / (N g_t))``, N the number of all weights. ``error`` is an RMS in luma of
-    0..1; training through the rounding afterwards takes back most of it. A tensor that shows
+    ``d_t = error * sqrt(12 / (N g_t))``, N the number of all weights. ``error`` is an RMS in luma
+    of 0..1; training through the rounding afterwards takes back most of it. A tensor that shows
     nothing takes the largest step of the others. Steps are float32-exact, as the file stores them.
     """
     total = sum(counts.values())

@@ -66,6 +66,11 @@ class RoundedParameters:
             for name, z in self._latents.items()
         }
 
+    @property
+    def steps(self) -> Mapping[str, float]:
+        """Quantisation step of every tensor."""
+        return self._steps
+
     def rate_bits(self) -> Tensor:
         """Differentiable estimate of the integers' bits: sum of log2(1 + (z / d)^2) (a Student-t
         code length up to constants: 0 at 0, one bit at 1, about two more per doubling).

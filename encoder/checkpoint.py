@@ -1,0 +1,84 @@
+"""The state of a fit on disk: one safetensors file, replaced whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from codecaux.atomic import write_atomic
+from codecaux.errors import InputError
+
+__all__ = ["Checkpoint", "FitState"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitState:
+    """A phase after ``step`` of its steps. ``moments`` are Adam's, by latent tensor;
+    ``step_sizes`` are the quantisation steps (rounding phase only).
+    """
+
+    phase: Literal["float", "rounded"]
+    step: int
+    total_steps: int
+    rate_scale: float
+    latents: Mapping[str, Tensor]
+    moments: Mapping[str, tuple[Tensor, Tensor]]
+    step_sizes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where one fit's state is kept."""
+
+    path: Path
+
+    def save(self, state: FitState) -> None:
+        """Replace the file, whole or not at all."""
+        tensors = {f"latent/{name}": value for name, value in state.latents.items()}
+        for name, (first, second) in state.moments.items():
+            tensors[f"first/{name}"], tensors[f"second/{name}"] = first, second
+        record = {
+            "phase": state.phase,
+            "step": state.step,
+            "total_steps": state.total_steps,
+            "rate_scale": state.rate_scale,
+            "step_sizes": dict(state.step_sizes),
+        }
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        write_atomic(self.path, safetensors.torch.save(tensors, {"state": json.dumps(record)}))
+
+    def load(self) -> FitState | None:
+        """The saved state; None where there is none; InputError where it is damaged."""
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                record = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"expected a fit's checkpoint at {self.path}, got a damaged one ({error}); "
+                "start again without --resume"
+            ) from error
+        latents = _with_prefix(tensors, "latent/")
+        first, second = _with_prefix(tensors, "first/"), _with_prefix(tensors, "second/")
+        return FitState(
+            phase=record["phase"],
+            step=record["step"],
+            total_steps=record["total_steps"],
+            rate_scale=record["rate_scale"],
+            latents=latents,
+            moments={name: (value, second[name]) for name, value in first.items()},
+            step_sizes=record["step_sizes"],
+        )
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,104 @@
+"""Everything that decides what an encode makes: frozen, with the one source of defaults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from codecaux.architecture import NETS
+from codecaux.encoder.prepare import SourceOptions
+from codecaux.encoder.stream import StreamSettings
+from codecaux.errors import UsageError
+
+__all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "identity"]
+
+# Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
+DEFAULT_STEPS: dict[str, int] = {"tiny": 1500, "light": 1500, "full": 1500}
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How long and how a network is fitted.
+
+    steps or minutes (not both; neither: the net's default number of steps) cover the float and the
+    rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in coded pixels.
+    ``rounding_error`` is the RMS error, in 8-bit code values, that rounding at random would make:
+    it sets the coarseness of all steps (:func:`codecaux.encoder.gauss_newton.step_sizes`).
+    ``rate_weight`` is the price of a bit per picture sample in the rounding phase's loss.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    objective: str = "balanced"
+    seed: int = 0
+    batch: int = 8
+    patch: int = 96
+    bank_bytes: int = 256 << 20
+    learning_rate: float = 2e-3
+    rounding_fraction: float = 0.3
+    rounding_learning_rate: float = 5e-4
+    rounding_error: float = 2.0
+    rate_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.minutes is not None:
+            raise UsageError("expected --steps or --minutes, got both; give one of them")
+        if self.steps is not None and self.steps < 10:
+            raise UsageError(f"expected at least 10 steps, got {self.steps}")
+        if self.minutes is not None and not 0 < self.minutes <= 60 * 24 * 7:
+            raise UsageError(f"expected minutes above 0 and up to a week, got {self.minutes}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"expected a seed of 0 to 2^32 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """One encode: ``input`` (a path, or "-" for y4m on standard input) to two files."""
+
+    input: str
+    output: Path
+    weights: Path
+    stream: StreamSettings = field(default_factory=lambda: StreamSettings(crf=21.0))
+    source: SourceOptions = field(default_factory=SourceOptions)
+    net: str = "light"
+    fit: FitSettings = field(default_factory=FitSettings)
+    device: str = "auto"
+    lpips_weights: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    lpips_frames: int = 24
+
+    def __post_init__(self) -> None:
+        if self.net not in NETS:
+            raise UsageError(f"expected a net of {', '.join(NETS)}, got {self.net!r}")
+
+    @property
+    def work_dir(self) -> Path:
+        """Where an encode keeps its unfinished parts: beside the output, gone when it is done."""
+        return self.output.with_name(self.output.name + ".codecaux-work")
+
+
+def identity(settings: EncodeSettings) -> dict[str, object]:
+    """What must be equal for an interrupted encode to be resumed, as JSON values."""
+    parts = {
+        "input": settings.input,
+        "stream": asdict(settings.stream),
+        "source": asdict(settings.source),
+        "net": settings.net,
+        "fit": asdict(settings.fit),
+    }
+    plain = _plain(parts)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: object) -> object:
+    """Dataclass values as JSON ones: Fractions as text, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Fraction | Path):
+        return str(value)
+    return value
