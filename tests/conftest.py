@@ -1,0 +1,189 @@
+"""Clips made with ffmpeg's own sources, once a session, and a guard against left-over children."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from codecaux.ffmpeg import Ffmpeg, file_argument, find_ffmpeg, run_ffmpeg
+
+MakeClip = Callable[..., Path]
+
+_MASTERING = (
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    ":max-cll=1000,400:hdr10=1:log-level=error"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_children_left() -> Iterator[None]:
+    """Every test must leave as many child processes as it found (where the system can say)."""
+    before = _children()
+    yield
+    left = _children() - before
+    assert not left, f"child processes left running: {sorted(left)}"
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task")
+    found: set[int] = set()
+    for file in tasks.glob("*/children") if tasks.is_dir() else ():
+        try:
+            found.update(int(pid) for pid in file.read_text().split())
+        except OSError:  # a thread that ended meanwhile
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Ffmpeg:
+    """The program that the product itself would use."""
+    return find_ffmpeg()
+
+
+@pytest.fixture(scope="session")
+def make_clip(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
+    """``make_clip("name.mkv", ...)``: a clip in the session's folder; made once for each name.
+
+    ``source`` is one of ffmpeg's (testsrc2, mandelbrot, life), ``size`` any, odd too, ``filters``
+    a filter chain put before the pixel format, ``inputs`` further input arguments, ``codec`` and
+    ``options`` the output's. The default is lossless FFV1.
+    """
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(
+        name: str,
+        *,
+        source: str = "testsrc2",
+        size: tuple[int, int] = (96, 64),
+        fps: str = "24",
+        frames: int = 12,
+        pixel_format: str = "yuv420p",
+        filters: str = "noise=alls=12:allf=t:all_seed=7",
+        inputs: Sequence[str] = (),
+        codec: str = "ffv1",
+        options: Sequence[str] = (),
+    ) -> Path:
+        path = folder / name
+        if path.exists():
+            return path
+        width, height = size
+        # The sources round odd sizes to even ones, so that is done by cropping.
+        drawn = f"{source}=size={width + width % 2}x{height + height % 2}:rate={fps}"
+        crop = f"crop={width}:{height}:0:0:exact=1"
+        chain = ",".join(part for part in (filters, f"format={pixel_format}", crop) if part)
+        arguments = ["-v", "error", "-f", "lavfi", "-i", drawn, *inputs]
+        arguments += ["-vf", chain, "-frames:v", str(frames), "-c:v", codec, *options]
+        run_ffmpeg(ffmpeg, [*arguments, "-y", file_argument(path)])
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip(make_clip: MakeClip) -> Path:
+    """96x64, 12 frames at 24 fps, 8 bit, BT.709 limited, exact timestamps (mp4, lossless x264)."""
+    tags = "setparams=range=limited:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    return make_clip(
+        "clip.mp4",
+        filters=f"noise=alls=12:allf=t:all_seed=7,{tags}",
+        codec="libx264",
+        options=("-qp", "0", "-preset", "ultrafast"),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_10bit(make_clip: MakeClip) -> Path:
+    return make_clip("clip10.mkv", source="mandelbrot", pixel_format="yuv420p10le", filters="")
+
+
+@pytest.fixture(scope="session")
+def clip_odd(make_clip: MakeClip) -> Path:
+    """99x75: chroma planes of 50x38."""
+    return make_clip("odd.mkv", size=(99, 75), frames=6)
+
+
+@pytest.fixture(scope="session")
+def clip_vfr(make_clip: MakeClip) -> Path:
+    """Gaps of 1001, 2002, 3003, ... ticks of 1/24000 s."""
+    return make_clip(
+        "vfr.mov",
+        fps="24000/1001",
+        filters="settb=1/24000,setpts=1001*N*(N+1)/2",
+        options=("-fps_mode", "passthrough", "-enc_time_base", "1:24000"),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_with_tracks(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AAC audio and SubRip subtitles beside the pictures."""
+    subtitles = tmp_path_factory.mktemp("subtitles") / "words.srt"
+    subtitles.write_text("1\n00:00:00,100 --> 00:00:00,400\nA line of text\n", encoding="utf-8")
+    sound = ("-f", "lavfi", "-t", "0.5", "-i", "sine=frequency=440")
+    mapping = ("-map", "0:v", "-map", "1:a", "-map", "2:s", "-c:a", "aac", "-c:s", "srt")
+    return make_clip(
+        "tracks.mkv",
+        inputs=(*sound, "-i", str(subtitles)),
+        options=(*mapping, "-metadata", "title=A title", "-metadata:s:a:0", "language=fra"),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_interlaced(make_clip: MakeClip) -> Path:
+    return make_clip(
+        "interlaced.mkv",
+        filters="interlace=lowpass=0",
+        fps="48",
+        codec="libx264",
+        options=("-flags", "+ilme+ildct", "-preset", "ultrafast"),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_444(make_clip: MakeClip) -> Path:
+    return make_clip("444.mkv", pixel_format="yuv444p", filters="")
+
+
+@pytest.fixture(scope="session")
+def clip_full_range(make_clip: MakeClip) -> Path:
+    """MJPEG: full range, centred chroma, BT.601."""
+    return make_clip("full.mkv", pixel_format="yuvj420p", codec="mjpeg", options=("-q:v", "2"))
+
+
+@pytest.fixture(scope="session")
+def clip_hdr10(make_clip: MakeClip) -> Path:
+    tags = "setparams=range=limited:colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084"
+    return make_clip(
+        "hdr10.mp4",
+        pixel_format="yuv420p10le",
+        filters=tags,
+        codec="libx265",
+        options=("-preset", "ultrafast", "-x265-params", _MASTERING, "-tag:v", "hvc1"),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_truncated(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An mp4 with its index at the front and the last 40 % missing."""
+    whole = make_clip(
+        "whole.mp4",
+        frames=48,
+        codec="libx264",
+        options=("-preset", "ultrafast", "-movflags", "+faststart"),
+    ).read_bytes()
+    path = tmp_path_factory.mktemp("cut") / "cut.mp4"
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """Folder of real footage: $CODECAUX_CLIPS, else ../shared/clips beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "clips"
+    folder = Path(os.environ.get("CODECAUX_CLIPS", default))
+    if not folder.is_dir():
+        pytest.skip("no real clips here; set CODECAUX_CLIPS to a folder of them")
+    return folder

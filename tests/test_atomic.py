@@ -1,0 +1,65 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codecaux.atomic import atomic_path, write_atomic
+from codecaux.errors import InputError, UsageError
+
+
+def test_appears_under_its_name_only_at_the_end(tmp_path: Path) -> None:
+    final = tmp_path / "title.mp4"
+    with atomic_path(final) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".mp4"
+        temporary.write_bytes(b"data")
+        assert not final.exists()
+    assert final.read_bytes() == b"data"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    final = tmp_path / "title.weights"
+    final.write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_path(final) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert final.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_write_replaces(tmp_path: Path) -> None:
+    final = tmp_path / "a"
+    write_atomic(final, b"one")
+    write_atomic(final, b"two")
+    assert final.read_bytes() == b"two"
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="create it first"):
+        write_atomic(tmp_path / "none" / "a", b"")
+
+
+def test_full_disk_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        write_atomic(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    final = tmp_path / ("x" * 240 + ".mp4")
+    write_atomic(final, b"x")
+    assert final.read_bytes() == b"x"
