@@ -1,0 +1,211 @@
+"""`codecaux encode`: a title in, a stream and its weights out, and a table of what was gained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codecaux.cli.options import (
+    STDIO,
+    SettingOption,
+    device_option,
+    file_path,
+    given,
+    json_option,
+    lpips_option,
+    quiet_option,
+    scale_value,
+    yes_option,
+)
+from codecaux.cli.session import current_session
+
+if TYPE_CHECKING:
+    from codecaux.encoder.encode import EncodeResult
+    from codecaux.encoder.prepare import SourceOptions
+    from codecaux.encoder.settings import EncodeSettings
+
+__all__ = ["encode", "settings_from_options"]
+
+# The names that codecaux.architecture and codecaux.encoder.objective know; a test compares.
+NETS = ("light", "full", "tiny")
+OBJECTIVES = ("balanced", "fidelity", "perceptual")
+
+
+def _setting(*names: str, field: str, **kwargs: Any) -> Any:
+    """An option whose default is a field of EncodeSettings."""
+    setting = f"codecaux.encoder.settings:EncodeSettings.{field}"
+    return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "-o", "--output", type=file_path(), help="Stream  [default: INPUT's name with .mp4, here]"
+)
+@click.option("--weights", type=file_path(), help="Weights  [default: OUT's name with .weights]")
+@_setting("--crf", type=float, field="stream.crf", help="x265's quality, 0 (best) to 51.")
+@_setting("--scale", metavar="2|1.5|1", field="stream.scale", help="Source size / coded size.")
+@_setting("--preset", field="stream.preset", help="x265's preset.")
+@_setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265.")
+@_setting("--net", type=click.Choice(NETS), field="net", help="The network's size.")
+@_setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes.")
+@_setting("--minutes", type=float, field="fit.minutes", help="Time for the fit.")
+@_setting(
+    "--objective", type=click.Choice(OBJECTIVES), field="fit.objective", help="What the fit is for."
+)
+@_setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit.")
+@_setting(
+    "--bank-mib",
+    type=click.IntRange(min=1),
+    field="fit.bank_bytes",
+    unit=1 << 20,
+    help="Memory for patches, in MiB.",
+)
+@click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt.")
+@click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT.")
+@click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p.")
+@click.option("--deinterlace", is_flag=True, help="For an interlaced INPUT.")
+@click.option("--to-420", is_flag=True, help="For a 4:2:2, 4:4:4 or RGB INPUT.")
+@click.option("--resume", is_flag=True, help="Go on where the same command was interrupted.")
+@lpips_option
+@device_option
+@yes_option
+@quiet_option
+@json_option
+def encode(json_output: bool, quiet: bool, **options: Any) -> None:
+    """Make a smaller H.265 stream of INPUT, and weights fitted on it.
+
+    INPUT is anything ffmpeg reads, raw yuv with --size, --fps and --pix-fmt, or - for y4m on
+    stdin. Prints what the weights gain over plain bicubic, with their bytes counted in the rate.
+    """
+    settings = settings_from_options(options)
+    session = current_session()
+    if options["source"] != Path(STDIO):
+        session.interrupt_hint = "the same command with --resume goes on from here"
+
+    from codecaux.cli.render import follow, open_renderer
+    from codecaux.encoder.encode import encode as run_encode
+
+    with open_renderer("encode", json_output=json_output, quiet=quiet) as renderer:
+        result = follow(run_encode(settings), renderer)
+        renderer.result(result_fields(result))
+    if not json_output:
+        _print_result(result)
+
+
+def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
+    """The options of the command line as EncodeSettings; what was left out keeps its default."""
+    from codecaux.encoder.settings import EncodeSettings
+
+    output = options["output"] or default_output(options["source"])
+    stream: dict[str, Any] = given({name: options[name] for name in ("crf", "preset")})
+    if options["scale"] is not None:
+        stream["scale"] = scale_value(options["scale"])
+    if options["x265_params"] is not None:
+        stream["x265_params"] = parse_x265_params(options["x265_params"])
+    fit: dict[str, Any] = given(
+        {name: options[name] for name in ("steps", "minutes", "objective", "seed")}
+    )
+    if options["bank_mib"] is not None:
+        fit["bank_bytes"] = options["bank_mib"] << 20
+    settings = EncodeSettings(
+        input=str(options["source"]),
+        output=output,
+        weights=options["weights"] or output.with_suffix(".weights"),
+        source=source_options(options),
+        device=options["device"],
+        lpips_weights=options["lpips_weights"],
+        resume=options["resume"],
+        overwrite=options["yes"],
+        **given({"net": options["net"]}),
+    )
+    return replace(
+        settings, stream=replace(settings.stream, **stream), fit=replace(settings.fit, **fit)
+    )
+
+
+def parse_x265_params(text: str) -> tuple[tuple[str, str], ...]:
+    """'aq-mode=3:no-sao' as (("aq-mode", "3"), ("no-sao", "1")), x265's own spelling of flags."""
+    parts = [part.partition("=") for part in text.split(":") if part]
+    return tuple((name, value if equals else "1") for name, equals, value in parts)
+
+
+def default_output(source: Path) -> Path:
+    """INPUT's name with .mp4, in the current folder."""
+    if source == Path(STDIO):
+        raise click.UsageError("expected -o OUT.mp4 where INPUT is stdin")
+    return Path(source.name).with_suffix(".mp4")
+
+
+def source_options(options: Mapping[str, Any]) -> SourceOptions:
+    """--size, --fps, --pix-fmt (all three or none), --deinterlace, --to-420."""
+    from codecaux.encoder.prepare import SourceOptions
+
+    raw = [options["size"], options["fps"], options["pix_fmt"]]
+    if any(raw) and not all(raw):
+        raise click.UsageError("a raw INPUT needs all three of --size, --fps and --pix-fmt")
+    flags = {"deinterlace": options["deinterlace"], "to_420": options["to_420"]}
+    if not any(raw):
+        return SourceOptions(**flags)
+    return SourceOptions(
+        raw_size=parse_size(options["size"]),
+        raw_fps=parse_fps(options["fps"]),
+        raw_pixel_format=options["pix_fmt"],
+        **flags,
+    )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'1920x1080' as (1920, 1080)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise click.BadParameter(f"expected WIDTHxHEIGHT, e.g. 1920x1080, got {text!r}")
+    return int(width), int(height)
+
+
+def parse_fps(text: str) -> Any:
+    """'25', '23.976' or '30000/1001' as a Fraction."""
+    from fractions import Fraction
+
+    try:
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise click.BadParameter(f"expected --fps like 25 or 30000/1001, got {text!r}") from error
+    if fps <= 0:
+        raise click.BadParameter(f"expected --fps above 0, got {text!r}")
+    return fps
+
+
+def result_fields(result: EncodeResult) -> dict[str, Any]:
+    """The NDJSON result: docs/json-output.md, "Result of encode"."""
+    rate = result.rate
+    return {
+        "stream": str(result.stream),
+        "weights": str(result.weights),
+        "device": result.device,
+        "stream_bytes": rate.stream_bytes,
+        "weights_bytes": rate.weights_bytes,
+        "duration_seconds": rate.duration_seconds,
+        "stream_kbps": rate.stream_kbps,
+        "weights_kbps": rate.weights_kbps,
+        "total_kbps": rate.total_kbps,
+        "scores": {name: scores.to_json_dict() for name, scores in result.scores.items()},
+        "stage_seconds": dict(result.stage_seconds),
+    }
+
+
+def _print_result(result: EncodeResult) -> None:
+    from codecaux.cli.render import format_seconds
+    from codecaux.cli.tables import gain_grid, missing_lines, print_grid
+
+    print_grid(gain_grid(result.rate, result.scores))
+    for line in missing_lines(result.scores):
+        click.echo(line)
+    stages = ", ".join(f"{name} {format_seconds(s)}" for name, s in result.stage_seconds.items())
+    click.echo(f"time: {stages}, in all {format_seconds(sum(result.stage_seconds.values()))}")
+    click.echo(f"device: {result.device}")
+    click.echo(f"wrote {result.stream} and {result.weights}")
