@@ -63,7 +63,7 @@ def frame_to_planes(frame: Frame, format: VideoFormat, device: torch.device) -> 
 
 def _to_tensor(plane: SampleArray, device: torch.device) -> Tensor:
     if plane.dtype == np.uint16:  # CPU kernels for uint16 are few; 10-bit values fit int16
-        plane = plane.view(np.int16)  # type: ignore[assignment]
+        plane = plane.view(np.int16)
     plane = plane if plane.flags.writeable else plane.copy()
     return torch.from_numpy(np.ascontiguousarray(plane)).to(device).float()[None, None]
 
@@ -139,7 +139,7 @@ def yuv444_to_rgb(y: Tensor, u: Tensor, v: Tensor, matrix: Matrix) -> Tensor:
 def rgb_to_yuv444(rgb: Tensor, matrix: Matrix) -> Tensor:
     """RGB [N, 3, H, W] -> nominal Y, U, V as channels [N, 3, H, W]. Linear: fits residuals too."""
     kr, kb = _LUMA_COEFFICIENTS[matrix]
-    r, g, b = rgb.split(1, 1)
+    r, g, b = rgb[:, 0:1], rgb[:, 1:2], rgb[:, 2:3]
     y = kr * r + (1.0 - kr - kb) * g + kb * b
     return torch.cat((y, (b - y) / (2 * (1 - kb)), (r - y) / (2 * (1 - kr))), 1)
 

@@ -57,7 +57,7 @@ def _cpu() -> Device:
 
 def cpu_has_fast_bf16() -> bool:
     """True where bf16 convolutions run on AMX or AVX-512-BF16 instructions."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return _has_amx() or _probe("_is_avx512_bf16_supported")
 

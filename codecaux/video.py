@@ -20,7 +20,7 @@ __all__ = ["ChromaLocation", "ClipInfo", "Colour", "Frame", "Geometry", "Matrix"
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 ChromaLocation = Literal["left", "center", "topleft"]
-SampleArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+SampleArray = npt.NDArray[np.uint8 | np.uint16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,11 +50,13 @@ def enhancer_for(
             "it cannot be applied to this stream, even by force"
         )
     sets = float_sets(file.sets, metadata)
+    # The colour that the fit computed with, should a remux have lost the stream's tags.
+    coded = replace(coded, colour=metadata.colour)
     return Enhancer(coded, size, metadata.architecture, sets, device)
 
 
 def plain_enhancer(coded: VideoFormat, source_size: tuple[int, int], device: Device) -> Enhancer:
-    """An enhancer without weights: plain bicubic to ``source_size``, the smallest scale that fits."""
+    """An enhancer without weights: plain bicubic, the smallest scale that covers."""
     scale = next(
         (s for s in (Fraction(1), Fraction(3, 2), Fraction(2)) if _covers(coded, source_size, s)),
         Fraction(2),

@@ -21,11 +21,11 @@ import torch
 from codecaux.colour import Planes, code_scale
 from codecaux.errors import UsageError
 from codecaux.events import Events, Progress
-from codecaux.video import Frame, Geometry, VideoFormat
+from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
 
 __all__ = ["BankSettings", "PatchBank", "build_bank", "patch_shape"]
 
-Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+SamplePlanes = tuple[SampleArray, SampleArray, SampleArray]
 
 # A patch's corner lies on multiples of this many coded pixels: chroma stays on whole samples, and
 # 1.5 times it is even.
@@ -60,8 +60,8 @@ class PatchBank:
     """
 
     format: VideoFormat
-    coded: tuple[Samples, Samples, Samples]
-    source: tuple[Samples, Samples, Samples]
+    coded: SamplePlanes
+    source: SamplePlanes
     frame: npt.NDArray[np.int64]
     candidates: int = 0
 
@@ -78,7 +78,7 @@ class PatchBank:
         """(coded, source) nominal float32 planes of the chosen patches, mirrored as asked."""
         dims = [dim for dim, on in zip((2, 3), flip, strict=True) if on]
 
-        def planes(group: tuple[Samples, Samples, Samples]) -> Planes:
+        def planes(group: SamplePlanes) -> Planes:
             y, u, v = (_to_device(plane[indices], device).flip(dims) for plane in group)
             y0, y_span, c0, c_span = code_scale(self.format)
             return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
@@ -86,11 +86,10 @@ class PatchBank:
         return planes(self.coded), planes(self.source)
 
 
-def _to_device(samples: Samples, device: torch.device) -> torch.Tensor:
+def _to_device(samples: SampleArray, device: torch.device) -> torch.Tensor:
     """[K, h, w] code values -> float32 [K, 1, h, w]."""
-    if samples.dtype == np.uint16:
-        samples = samples.view(np.int16)
-    return torch.from_numpy(samples).to(device).float()[:, None]
+    signed = samples.view(np.int16) if samples.dtype == np.uint16 else samples
+    return torch.from_numpy(signed).to(device).float()[:, None]
 
 
 def patch_shape(geometry: Geometry, patch: int, alignment: int) -> tuple[int, int]:
@@ -143,7 +142,7 @@ class _Builder:
         self._frame = np.zeros(capacity, np.int64)
         self._capacity_patches = capacity
         self._heap: list[tuple[float, int]] = []  # (key, slot), smallest key first
-        self._previous: Samples | None = None
+        self._previous: SampleArray | None = None
         self._candidates = 0
 
     def _capacity(self, num_frames: int, settings: BankSettings) -> int:
@@ -156,7 +155,7 @@ class _Builder:
         wanted = max(settings.min_patches, math.ceil(settings.keep * num_frames * rows * columns))
         return max(1, min(wanted, int(settings.max_bytes / patch_bytes)))
 
-    def _allocate(self, count: int, patch: tuple[int, int]) -> tuple[Samples, Samples, Samples]:
+    def _allocate(self, count: int, patch: tuple[int, int]) -> SamplePlanes:
         height, width = patch
         dtype = self._format.dtype
         return (
@@ -187,7 +186,7 @@ class _Builder:
             axes.append([phase + patch * i for i in range(size // patch)])
         return [(top, left) for top in axes[0] for left in axes[1]]
 
-    def _energy(self, coded: Samples, source: Samples, top: int, left: int) -> float:
+    def _energy(self, coded: SampleArray, source: SampleArray, top: int, left: int) -> float:
         """Mean |gradient| of the source's luma plus mean |difference| to the previous decoded
         frame, in 8-bit code values (EPS, spatial and temporal information of ITU-T P.910).
         """
@@ -214,7 +213,7 @@ class _Builder:
         return slot
 
     def _store(
-        self, slot: int, coded: list[Samples], source: list[Samples], top: int, left: int
+        self, slot: int, coded: list[SampleArray], source: list[SampleArray], top: int, left: int
     ) -> None:
         for planes, kept, scale in ((coded, self._coded, 1), (source, self._source, self._scale)):
             for plane, bank, divisor in zip(planes, kept, (1, 2, 2), strict=True):
@@ -222,11 +221,11 @@ class _Builder:
                 height, width = bank.shape[1:]
                 bank[slot] = plane[t : t + height, l_ : l_ + width]
 
-    def _at_least(self, plane: Samples, divisor: int) -> Samples:
+    def _at_least(self, plane: SampleArray, divisor: int) -> SampleArray:
         """A decoded plane, edge-replicated where the picture is smaller than one patch."""
         return _edge_pad(plane, *(size // divisor for size in self._patch))
 
-    def _padded(self, plane: Samples, divisor: int) -> Samples:
+    def _padded(self, plane: SampleArray, divisor: int) -> SampleArray:
         """A source plane, edge-replicated to the padded size (and to one patch at least)."""
         height = max(self._geometry.padded_height, int(self._patch[0] * self._scale)) // divisor
         width = max(self._geometry.padded_width, int(self._patch[1] * self._scale)) // divisor
@@ -234,17 +233,12 @@ class _Builder:
 
     def finish(self) -> PatchBank:
         count = len(self._heap)
-        coded = tuple(plane[:count] for plane in self._coded)
-        source = tuple(plane[:count] for plane in self._source)
-        return PatchBank(
-            self._format,
-            coded,
-            source,
-            self._frame[:count],
-            self._candidates,  # type: ignore[arg-type]
+        coded, source = (
+            (y[:count], u[:count], v[:count]) for y, u, v in (self._coded, self._source)
         )
+        return PatchBank(self._format, coded, source, self._frame[:count], self._candidates)
 
 
-def _edge_pad(plane: Samples, height: int, width: int) -> Samples:
+def _edge_pad(plane: SampleArray, height: int, width: int) -> SampleArray:
     bottom, right = (max(0, n - s) for n, s in zip((height, width), plane.shape, strict=True))
     return np.pad(plane, ((0, bottom), (0, right)), mode="edge") if bottom or right else plane

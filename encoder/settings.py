@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
 from codecaux.architecture import NETS
 from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.stream import StreamSettings
 from codecaux.errors import UsageError
+from codecaux.metadata import Json
 
 __all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "identity"]
 
@@ -79,7 +79,7 @@ class EncodeSettings:
         return self.output.with_name(self.output.name + ".codecaux-work")
 
 
-def identity(settings: EncodeSettings) -> dict[str, object]:
+def identity(settings: EncodeSettings) -> dict[str, Json]:
     """What must be equal for an interrupted encode to be resumed, as JSON values."""
     parts = {
         "input": settings.input,
@@ -93,12 +93,12 @@ def identity(settings: EncodeSettings) -> dict[str, object]:
     return plain
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Json:
     """Dataclass values as JSON ones: Fractions as text, tuples as lists."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Fraction | Path):
-        return str(value)
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value)  # a Fraction, a Path

@@ -1,0 +1,289 @@
+"""The main job: one source in, a stream and its weights out, verified through the player's path.
+
+    prepare -> stream -> patches -> fit -> score -> finish
+
+Every stage leaves a whole file in the work folder, so that a killed encode goes on where it was.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from codecaux import __version__
+from codecaux.architecture import SrUnetConfig, net_config
+from codecaux.atomic import write_atomic
+from codecaux.bases import DEFAULT_BASE_ID
+from codecaux.decoder.load import open_enhancer
+from codecaux.device import Device, choose_device
+from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.fit import FitResult, FitTask, fit
+from codecaux.encoder.objective import LossTerms, objective_by_name
+from codecaux.encoder.prepare import PreparedSource, prepare
+from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
+from codecaux.encoder.stream import encode_stream
+from codecaux.encoder.workdir import WorkDir, open_work_dir
+from codecaux.errors import InputError, LpipsUnavailableError, UsageError
+from codecaux.events import Event, Events, Notice, StageDone, StageStarted
+from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
+from codecaux.frames import read_frames
+from codecaux.hevc import hash_stream
+from codecaux.lpips import Lpips, LpipsNet, find_lpips
+from codecaux.measure import ScoreTools, measure
+from codecaux.metadata import Json, WeightsMetadata
+from codecaux.rate import Rate, total_rate
+from codecaux.scores import METRICS, Scores
+from codecaux.video import Frame, Geometry
+from codecaux.weightsfile import WeightSet, WeightsFile, pack, read_weights
+
+__all__ = ["EncodeResult", "encode"]
+
+BICUBIC, ENHANCED = "bicubic", "enhanced"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeResult:
+    """What was made: two files, what they cost, how they score (plain and enhanced)."""
+
+    stream: Path
+    weights: Path
+    rate: Rate
+    scores: Mapping[str, Scores]
+    stage_seconds: Mapping[str, float]
+    device: str
+    num_frames: int
+
+
+def encode(settings: EncodeSettings) -> Events[EncodeResult]:
+    """Make ``settings.output`` and ``settings.weights``; both appear whole or not at all.
+
+    Interrupted at any moment, the same settings with ``resume`` go on. Raises the errors of its
+    stages; see :mod:`codecaux.errors`.
+    """
+    _check_paths(settings)
+    ffmpeg = find_ffmpeg()
+    device = choose_device(settings.device)
+    work = open_work_dir(settings)
+    yield Notice(f"device: {device.description}")
+    clock = _Clock()
+    job = _Job(settings, ffmpeg, device, work)
+    source = yield from clock.watch(job.prepare())
+    yield from clock.watch(job.stream(source))
+    yield from clock.watch(job.weights(source))
+    scores = yield from clock.watch(job.score(source))
+    yield from clock.watch(job.finish(scores))
+    rate = total_rate(settings.output, settings.weights)
+    return EncodeResult(
+        stream=settings.output,
+        weights=settings.weights,
+        rate=rate,
+        scores=scores,
+        stage_seconds=clock.seconds,
+        device=device.description,
+        num_frames=source.num_frames,
+    )
+
+
+def _check_paths(settings: EncodeSettings) -> None:
+    outputs = (settings.output, settings.weights)
+    if outputs[0].resolve() == outputs[1].resolve():
+        raise UsageError(f"expected two output files, got {settings.output} for both")
+    for path in outputs:
+        if settings.input != "-" and path.resolve() == Path(settings.input).resolve():
+            raise UsageError(f"the output {path} is the input itself; choose another with -o")
+        if path.is_dir():
+            raise UsageError(f"expected a file name for the output, got the folder {path}")
+        if path.exists() and not (settings.overwrite or settings.resume):
+            raise UsageError(f"{path} exists; add -y to replace it, or choose another with -o")
+
+
+class _Clock:
+    """Passes events through and notes how long each stage took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def watch(self, events: Events[Result]) -> Events[Result]:
+        with closing(events):
+            while True:
+                try:
+                    event: Event = next(events)
+                except StopIteration as stop:
+                    result: Result = stop.value
+                    return result
+                if isinstance(event, StageDone):
+                    passed = self.seconds.get(event.stage, 0.0)
+                    self.seconds[event.stage] = passed + event.wall_seconds
+                yield event
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One encode's stages; each yields its own StageStarted and StageDone."""
+
+    settings: EncodeSettings
+    ffmpeg: Ffmpeg
+    device: Device
+    work: WorkDir
+
+    @property
+    def _config(self) -> SrUnetConfig:
+        return net_config(self.settings.net, self.settings.stream.scale)
+
+    def prepare(self) -> Events[PreparedSource]:
+        source = yield from prepare(
+            self.settings.input, self.settings.source, self.work.path, ffmpeg=self.ffmpeg
+        )
+        self.work.bind(source.fingerprint)
+        return source
+
+    def stream(self, source: PreparedSource) -> Events[None]:
+        if self.work.stream.exists():
+            yield StageStarted("stream", source.num_frames)
+            yield StageDone("stream", 0.0, resumed=True)
+            return
+        yield from encode_stream(source, self.settings.stream, self.work.stream, self.ffmpeg)
+
+    def weights(self, source: PreparedSource) -> Events[None]:
+        """Patches, fit, pack: leaves the work folder's title.weights, without scores."""
+        if self.work.weights.exists():
+            yield StageStarted("fit", None, "steps")
+            yield StageDone("fit", 0.0, resumed=True)
+            return
+        started = time.monotonic()
+        yield StageStarted("patches", source.num_frames)
+        bank = yield from self._bank(source)
+        yield StageDone("patches", time.monotonic() - started)
+        started = time.monotonic()
+        yield StageStarted("fit", None, "steps")
+        fitted = yield from self._fit(bank)
+        write_atomic(self.work.weights, pack(self._file(source, fitted)))
+        yield StageDone("fit", time.monotonic() - started)
+
+    def _geometry(self, source: PreparedSource) -> Geometry:
+        size = source.info.format
+        return Geometry(size.width, size.height, self.settings.stream.scale)
+
+    def _bank(self, source: PreparedSource) -> Events[PatchBank]:
+        fit_settings = self.settings.fit
+        bank_settings = BankSettings(
+            patch=fit_settings.patch, max_bytes=fit_settings.bank_bytes, seed=fit_settings.seed
+        )
+        with (
+            closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
+            closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
+        ):
+            return (
+                yield from build_bank(
+                    zip(coded, original, strict=True),
+                    source.num_frames,
+                    self._geometry(source),
+                    source.info.format,
+                    self._config.alignment,
+                    bank_settings,
+                )
+            )
+
+    def _fit(self, bank: PatchBank) -> Events[FitResult]:
+        settings = self.settings.fit
+        objective = objective_by_name(settings.objective)
+        lpips = None
+        if objective.wants_lpips:
+            lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
+            lpips = lpips.cast(self.device.compute_dtype) if lpips else None
+        terms = LossTerms(objective, bank.format.colour, lpips)
+        task = FitTask(self._config, DEFAULT_BASE_ID, bank, terms, self.device, settings)
+        yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
+        return (yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net]))
+
+    def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
+        """LPIPS on the device; None, and a notice, where its weights are not to be had."""
+        try:
+            lpips = find_lpips(net, explicit=self.settings.lpips_weights)
+        except LpipsUnavailableError as error:
+            yield Notice(f"{who} without LPIPS: {error}", "warning")
+            return None
+        return lpips.to(self.device.torch_device)
+
+    def _file(self, source: PreparedSource, fitted: FitResult) -> WeightsFile:
+        size = source.info.format
+        stream = self.settings.stream
+        metadata = WeightsMetadata(
+            architecture=self._config,
+            source_width=size.width,
+            source_height=size.height,
+            num_frames=source.num_frames,
+            bit_depth=size.bit_depth,
+            colour=size.colour,
+            stream=hash_stream(self.work.stream),
+            base_id=DEFAULT_BASE_ID,
+            codec={
+                "encoder": "libx265",
+                "crf": f"{stream.crf:g}",
+                "preset": stream.preset,
+                "downscale": stream.downscale,
+                "x265_params": ":".join(f"{name}={value}" for name, value in stream.x265_params),
+            },
+            settings=self._recorded_settings(fitted),
+            tools=_tools(self.ffmpeg),
+            created_by=f"codecaux {__version__}",
+        )
+        return WeightsFile(metadata, (WeightSet(0, None, fitted.tensors),))
+
+    def _recorded_settings(self, fitted: FitResult) -> dict[str, Json]:
+        """The resolved settings, without the input's path: it is nobody's business."""
+        values = {k: v for k, v in identity(self.settings).items() if k != "input"}
+        return values | {"steps_done": fitted.steps, "final_loss": fitted.loss}
+
+    def score(self, source: PreparedSource) -> Events[dict[str, Scores]]:
+        """Decode both files through the player's own path and compare with the source."""
+        lpips = yield from self._lpips("alex", "the scores are given")
+        tools = ScoreTools(self.ffmpeg, lpips, lpips_max_frames=self.settings.lpips_frames)
+        enhancer = open_enhancer(self.work.stream, self.work.weights, device=self.device)
+
+        def versions() -> Iterator[dict[str, Frame]]:
+            for pair in enhancer.enhance_all(read_frames(self.work.stream)):
+                yield {BICUBIC: pair.base, ENHANCED: pair.enhanced}
+
+        names = (BICUBIC, ENHANCED)
+        return (
+            yield from measure(source.path, versions(), names, tools, format=source.info.format)
+        )
+
+    def finish(self, scores: Mapping[str, Scores]) -> Events[None]:
+        """Write the scores into the weights file, give both files their final names."""
+        started = time.monotonic()
+        yield StageStarted("finish")
+        file = read_weights(self.work.weights)
+        plain = {name: {m: s.value(m) for m in METRICS} for name, s in scores.items()}
+        scored = replace(file, metadata=replace(file.metadata, scores=plain))
+        write_atomic(self.work.weights, pack(scored))
+        try:
+            # The weights first: a stream without them plays, weights without a stream do not.
+            self.work.weights.replace(self.settings.weights)
+            self.work.stream.replace(self.settings.output)
+        except OSError as error:
+            raise InputError(
+                f"expected to move the finished files to {self.settings.output.parent} and "
+                f"{self.settings.weights.parent} (on one disk), got: {error.strerror}; "
+                f"they are in {self.work.path}"
+            ) from error
+        self.work.remove()
+        yield StageDone("finish", time.monotonic() - started)
+
+
+def _tools(ffmpeg: Ffmpeg) -> dict[str, str]:
+    return {
+        "codecaux": __version__,
+        "ffmpeg": ffmpeg.version,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,124 @@
+"""The folder of an unfinished encode: what is done, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from codecaux import __version__
+from codecaux.atomic import write_atomic
+from codecaux.encoder.checkpoint import Checkpoint
+from codecaux.encoder.settings import EncodeSettings, identity
+from codecaux.errors import InputError, UsageError
+
+__all__ = ["WorkDir", "open_work_dir"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDir:
+    """Files of one unfinished encode. A part that exists is whole: each is written atomically."""
+
+    path: Path
+    suffix: str
+
+    @property
+    def stream(self) -> Path:
+        return self.path / f"stream{self.suffix}"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "title.weights"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.path / "fit.safetensors")
+
+    @property
+    def _identity(self) -> Path:
+        return self.path / "identity.json"
+
+    def bind(self, fingerprint: str) -> None:
+        """Tie the folder to the source's content; InputError where it was another source's."""
+        record = _read(self._identity)
+        known = record.setdefault("source", fingerprint)
+        if known != fingerprint:
+            raise InputError(
+                f"the source changed since the encode in {self.path} was interrupted; "
+                "start again without --resume (and with -y)"
+            )
+        write_atomic(self._identity, _to_bytes(record))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def open_work_dir(settings: EncodeSettings) -> WorkDir:
+    """The encode's folder: new, or an interrupted one's where ``resume``.
+
+    UsageError where there is an interrupted one that is neither resumed nor given up (-y), and
+    where the one to resume was started with other settings.
+    """
+    work = WorkDir(settings.work_dir, settings.output.suffix)
+    wanted = {"version": __version__, "settings": identity(settings)}
+    # Compared as JSON: what was written is what must be read again.
+    wanted = json.loads(json.dumps(wanted))
+    if work.path.exists():
+        if settings.resume:
+            _check_same(_read(work._identity), wanted, work.path)
+            return work
+        if not settings.overwrite:
+            raise UsageError(
+                f"{work.path} holds an interrupted encode; add --resume to go on with it, or -y "
+                "to start again"
+            )
+        work.remove()
+    with suppress(FileExistsError):
+        try:
+            work.path.mkdir()
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"expected the folder {work.path.parent} to exist; create it first"
+            ) from error
+        except PermissionError as error:
+            raise InputError(f"expected to be able to write in {work.path.parent}") from error
+    write_atomic(work._identity, _to_bytes(wanted))
+    return work
+
+
+def _check_same(found: Mapping[str, object], wanted: Mapping[str, object], path: Path) -> None:
+    for key, value in _flat(wanted).items():
+        got = _flat(found).get(key)
+        if got != value:
+            raise UsageError(
+                f"the interrupted encode in {path} was started with {key} = {got}, now it is "
+                f"{value}; resume with the same settings, or start again with -y"
+            )
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    result: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"expected the record of an interrupted encode at {path}, got none that can be read; "
+            "start again with -y"
+        ) from error
+    return dict(record)
+
+
+def _to_bytes(record: Mapping[str, object]) -> bytes:
+    return json.dumps(record, indent=1, sort_keys=True).encode()
