@@ -185,6 +185,8 @@ class _Digest:
         """Take in one packet; InputError where it is not H.265 as its container says."""
         if packet.has_sidedata("new_extradata"):
             self._read_extradata(bytes(packet.get_sidedata("new_extradata")))
+        if packet.has_sidedata("encryption_info"):
+            raise self._damaged("its packets are encrypted")
         try:
             for unit in split_nal_units(bytes(packet), self._length_bytes):
                 self._add_unit(unit)

@@ -116,8 +116,11 @@ def _duration_seconds(times: _Times, stream: VideoStream) -> float:
 
 
 def _frame_rate(stream: VideoStream) -> Fraction | None:
-    """For raw .hevc, whose pictures have no times: the rate its header gives, if any."""
-    rates: Iterable[Fraction | None] = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    """For raw .hevc, whose pictures have no times: the rate its parameter sets give, if any.
+
+    The average rate comes last: of a raw stream it is the demuxer's own default of 25.
+    """
+    rates: Iterable[Fraction | None] = (stream.guessed_rate, stream.base_rate, stream.average_rate)
     return next((rate for rate in rates if rate), None)
 
 
