@@ -63,6 +63,9 @@ def file_arguments(
     streams = [video["v:0"], source["a?"]]
     options: dict[str, Any] = _picture_options(output) | _codec_options(codec, is_mp4=is_mp4)
     options |= {"c:a": "copy", "map_metadata": 1, "map_chapters": 1}
+    if shift_ticks:
+        # Pictures before time 0 are shown all the same: move everything, sound included.
+        options["avoid_negative_ts"] = "make_non_negative"
     kept = 0
     for index, name in enumerate(subtitle_codecs(subtitle_names(stream), is_mp4=is_mp4)):
         if name is not None:

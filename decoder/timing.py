@@ -13,6 +13,13 @@ from codecaux.probe import open_video
 
 __all__ = ["constant_rate"]
 
+_WHOLE_RATES = (24, 25, 30, 48, 50, 60, 100, 120)
+_NTSC_RATES = (24, 30, 48, 60, 120)
+_USUAL_RATES = (
+    *(Fraction(rate) for rate in _WHOLE_RATES),
+    *(Fraction(rate * 1000, 1001) for rate in _NTSC_RATES),
+)
+
 
 def constant_rate(stream: Path) -> Fraction | None:
     """The frame rate where every frame begins within a tick of where it says, else None.
@@ -27,12 +34,14 @@ def constant_rate(stream: Path) -> Fraction | None:
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"expected a readable video at {stream}, got: {error}") from error
         time_base = Fraction(source.stream.time_base or 1)
-    candidates = [Fraction(rate) for rate in rates if rate]
+    named = [Fraction(rate) for rate in rates if rate]
     times = sorted(pts for pts in found if pts is not None)
     if len(times) < len(found) or len(set(times)) < 2:
-        return candidates[0] if candidates else None
+        return named[0] if named else None
     exact = (len(times) - 1) / ((times[-1] - times[0]) * time_base)
-    return _fitting_rate(times, time_base, [*candidates, exact])
+    # Headers round (Matroska's ticks are milliseconds): a usual rate that fits is the likelier.
+    usual = sorted(_USUAL_RATES, key=lambda rate: rate not in named)
+    return _fitting_rate(times, time_base, [*usual, *named, exact])
 
 
 def _is_shown(packet: Any) -> bool:
