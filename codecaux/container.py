@@ -34,6 +34,8 @@ __all__ = [
 MAX_FILE_BYTES = 32 << 20
 MAX_INFLATED_BYTES = 64 << 20
 MAX_HEADER_BYTES = 4 << 20
+# Seven for each of 4096 sets, and some: more would only take time to refuse.
+_MAX_ARRAYS = 1 << 15
 _WINDOW_LOG = 23
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _METADATA_KEY = "__metadata__"
@@ -240,6 +242,8 @@ def parse_archive(data: bytes) -> Archive:
     metadata = header.pop(_METADATA_KEY, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise WeightsFormatError("expected text in the metadata: the file is damaged")
+    if len(header) > _MAX_ARRAYS:
+        raise WeightsTooLargeError(f"expected at most {_MAX_ARRAYS} arrays, got {len(header)}")
     for name, entry in header.items():
         _check_entry(name, entry)
     try:

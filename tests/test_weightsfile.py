@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -195,6 +195,40 @@ def test_other_programs_open_it() -> None:
     assert arrays["s0/nonzero"].size == -(-num_weights // 8)
 
 
+def read_by_the_document(data: bytes, num_values: int) -> list[int]:
+    """Section 4 of docs/format.md again, in plain Python: the integers of set 0."""
+    content = zstandard.ZstdDecompressor().decompress(data)
+    header_bytes = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_bytes])
+
+    def array(name: str) -> bytes:
+        begin, end = header[f"s0/{name}"]["data_offsets"]
+        return content[8 + header_bytes + begin : 8 + header_bytes + end]
+
+    def bits(name: str) -> Iterator[bool]:
+        return (bool(byte >> (7 - i) & 1) for byte in array(name) for i in range(8))
+
+    negative, above1, above2 = bits("negative"), bits("above1"), bits("above2")
+    rest, wide = iter(array("rest")), iter(array("wide"))
+    values = []
+    for _, nonzero in zip(range(num_values), bits("nonzero"), strict=False):
+        magnitude = int(nonzero)
+        if nonzero and next(above1):
+            magnitude = 2
+            if next(above2):
+                magnitude = 3 + next(rest)
+                if magnitude == 258:
+                    magnitude += sum(next(wide) << shift for shift in (0, 8, 16))
+        values.append(-magnitude if nonzero and next(negative) else magnitude)
+    return values
+
+
+def test_a_reader_made_from_the_document_agrees() -> None:
+    expected = [v for t in FILE.sets[0].tensors.values() for v in t.values.ravel().tolist()]
+    assert max(map(abs, expected)) > 258
+    assert read_by_the_document(PACKED, len(expected)) == expected
+
+
 def test_the_frame_is_one_with_size_and_checksum() -> None:
     frame = zstandard.get_frame_parameters(PACKED)
     assert frame.content_size == len(INFLATED)
@@ -225,9 +259,9 @@ def test_planes_of_packed_bits_come_close_to_their_entropy() -> None:
     metadata = dataclasses.replace(METADATA, architecture=config)
     file = WeightsFile(metadata, (WeightSet(0, None, tensors),))
     packed = pack(file)
-    row = describe(file, len(packed))["sets"][0]  # type: ignore[index, call-overload]
-    assert row["alone_bytes"] < 1.06 * row["entropy_bytes"]  # type: ignore[index, call-overload, operator]
-    assert len(packed) < row["alone_bytes"] + 800  # type: ignore[index, call-overload, operator]
+    row = json.loads(json.dumps(describe(file, len(packed))))["sets"][0]
+    assert row["alone_bytes"] < 1.06 * row["entropy_bytes"]
+    assert len(packed) < row["alone_bytes"] + 800
 
 
 # Every truncation, every flipped bit, thousands of mutations
@@ -507,6 +541,12 @@ def test_bad_archives(name: str) -> None:
     payload, message = ARCHIVES[name]
     with pytest.raises(WeightsFormatError, match=message):
         unpack(wrap(payload))
+
+
+def test_too_many_arrays_are_refused() -> None:
+    header = {str(i): entry("U8", [0], [0, 0]) for i in range(40_000)}
+    with pytest.raises(WeightsTooLargeError, match="at most 32768 arrays"):
+        unpack(wrap(safetensors(header)))
 
 
 def test_a_header_beyond_the_cap_is_refused_unread() -> None:
