@@ -227,7 +227,7 @@ class Lpips(nn.Module):
 
 def _unit_norm(x: Tensor) -> Tensor:
     """x / |x| along the channels; 0 where x is 0 (and a zero gradient there, not NaN)."""
-    square = torch.linalg.vecdot(x, x, dim=1).unsqueeze(1)
+    square: Tensor = x.square().sum(1, keepdim=True)
     return x * square.clamp_min(1e-20).rsqrt()
 
 
