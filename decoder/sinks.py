@@ -8,7 +8,7 @@ import threading
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from codecaux.decoder.nut import frame_bytes
 from codecaux.decoder.pipeline import OutputFormat, Sink, SinkStopped
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.ffmpeg import find_ffmpeg
-from codecaux.video import Frame, SampleArray, VideoFormat
+from codecaux.video import Frame, VideoFormat
 
 __all__ = [
     "DEFAULT_CRF",
@@ -83,7 +83,7 @@ def pad_to_even(frame: Frame) -> Frame:
     if height % 2 == 0 and width % 2 == 0:
         return frame
     padded = np.pad(frame.y, ((0, height % 2), (0, width % 2)), mode="edge")
-    return replace(frame, y=cast("SampleArray", padded))
+    return replace(frame, y=padded)
 
 
 class FileSink:
