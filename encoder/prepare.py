@@ -89,6 +89,7 @@ def prepare(
     started = time.monotonic()
     _check_options(options)
     yield StageStarted("prepare")
+    work_dir.mkdir(parents=True, exist_ok=True)
     job = _plan(source, options, work_dir, stdin)
     if job.info.is_hdr:
         yield Notice("the source is HDR (PQ or HLG): VMAF is not defined for it", "warning")
@@ -199,7 +200,7 @@ def _plan_raw(path: Path, options: SourceOptions, mezzanine: Path) -> _Job:
     width, height = options.raw_size
     arguments = (
         ("format", "rawvideo"),
-        ("video_size", f"{width}x{height}"),
+        ("s", f"{width}x{height}"),
         ("framerate", str(options.raw_fps)),
         ("pixel_format", name),
     )
@@ -228,12 +229,12 @@ def _check_raw_size(info: ClipInfo, frame_bytes: int) -> None:
     size_bytes = info.path.stat().st_size
     if size_bytes == 0:
         raise InputError(f"expected raw frames, got {info.path}, which is empty")
-    if frame_bytes and size_bytes % frame_bytes:
+    whole, cut = divmod(size_bytes, frame_bytes)
+    if cut:
         raise InputError(
             f"expected {info.path} to hold whole frames of {frame_bytes} bytes "
-            f"({info.format.width}x{info.format.height} {info.pixel_format}), got {size_bytes} "
-            f"bytes, which is {size_bytes / frame_bytes:.2f} frames; check --size and --pix-fmt, "
-            "or the file is truncated"
+            f"({info.format.width}x{info.format.height} {info.pixel_format}), got {whole} of them "
+            f"and {cut} bytes; check --size and --pix-fmt, or the file is truncated"
         )
 
 
@@ -247,7 +248,6 @@ def _make_mezzanine(job: _Job, program: Ffmpeg) -> Events[bool]:
     identity = _identity(job, program)
     if job.stdin is None and job.mezzanine.is_file() and _read_json(sidecar) == identity:
         return True
-    job.mezzanine.parent.mkdir(parents=True, exist_ok=True)
     sidecar.unlink(missing_ok=True)
     feed = None if job.stdin is None else _spool(job)
     with atomic_path(job.mezzanine) as temporary:
@@ -294,6 +294,9 @@ def _mezzanine_arguments(job: _Job, output: Path) -> list[str]:
     video = ffmpeg_python.input(name, **options)["V:0"]
     for filter_name, arguments in job.filters:
         video = video.filter(filter_name, **dict(arguments))
+    # FFV1 takes limited range only, and ffmpeg would squeeze the values to suit it: they pass under
+    # a false flag, and ``PreparedSource.info`` keeps the true one.
+    video = video.filter("setparams", range="limited")
     written = ffmpeg_python.output(
         video,
         file_argument(output),
