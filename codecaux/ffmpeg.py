@@ -1,4 +1,4 @@
-"""The ffmpeg program: finding it, what it can do, running it. The only module that starts it.
+"""The ffmpeg program: finding it, what it can do, running it. Only this module starts it.
 
 Its output is never left unread (a full pipe would stop it for ever), and it never outlives us:
 any exception, Ctrl-C and a closed generator included, kills the child before it travels on.
@@ -11,17 +11,16 @@ import os
 import re
 import shutil
 import subprocess
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeAlias
+from typing import IO
 
 import imageio_ffmpeg
 
+from codecaux.child import BytesLike, Child, Feeder
 from codecaux.errors import ToolError, ToolFailedError, ToolFeatureError, ToolMissingError
 
 __all__ = [
@@ -39,11 +38,7 @@ __all__ = [
 
 ENVIRONMENT_VARIABLE = "CODECAUX_FFMPEG"
 
-BytesLike: TypeAlias = bytes | bytearray | memoryview
-
-_TAIL_BYTES = 8192
 _QUERY_TIMEOUT_SECONDS = 30.0
-_REAP_TIMEOUT_SECONDS = 10.0
 _NO_SPACE = re.compile(r"no space left on device|not enough space|disk quota exceeded", re.I)
 
 
@@ -226,8 +221,8 @@ def iterate_ffmpeg(
     Closing it, or an exception thrown into it, kills the program.
     """
     command = _command(ffmpeg, ["-progress", "pipe:1", "-stats_period", "0.5", *arguments])
-    child = _Child(command, cwd=cwd, stdin=feed is not None, stdout=subprocess.PIPE)
-    feeder = _Feeder(child, feed) if feed is not None else None
+    child = Child(command, cwd=cwd, stdin=feed is not None, stdout=subprocess.PIPE)
+    feeder = Feeder(child, feed) if feed is not None else None
     try:
         yield from child.progress()
         if feeder is not None:
@@ -265,7 +260,7 @@ class FfmpegFeed:
         stdout: IO[bytes] | int | None = None,
     ) -> None:
         self._command = _command(ffmpeg, arguments)
-        self._child = _Child(
+        self._child = Child(
             self._command,
             cwd=cwd,
             stdin=True,
@@ -326,98 +321,6 @@ class FfmpegFeed:
             command=self._command,
             stderr_tail=self._child.tail,
         ) from error
-
-
-class _Child:
-    """A running program with its stderr drained by a thread that keeps only the end."""
-
-    def __init__(
-        self, command: Sequence[str], *, cwd: Path | None, stdin: bool, stdout: IO[bytes] | int
-    ) -> None:
-        try:
-            self._process = subprocess.Popen(
-                command,
-                cwd=cwd,
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-            )
-        except OSError as error:
-            raise ToolMissingError(
-                f"expected to run {command[0]}, got: {error.strerror}"
-            ) from error
-        self._chunks: deque[bytes] = deque()
-        self._drain = threading.Thread(target=self._drain_stderr, name="ffmpeg-stderr", daemon=True)
-        self._drain.start()
-
-    @property
-    def stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def tail(self) -> str:
-        return b"".join(self._chunks)[-_TAIL_BYTES:].decode("utf-8", "replace")
-
-    def progress(self) -> Generator[int, None, None]:
-        """Frame counts as ``-progress`` reports them, until the program closes its stdout."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(b"frame="):
-                with suppress(ValueError):
-                    yield int(line[6:])
-
-    def wait(self) -> int:
-        code = self._process.wait()
-        self._drain.join(_REAP_TIMEOUT_SECONDS)
-        return code
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def release(self) -> None:
-        """Reap the child and close our ends of its pipes."""
-        self._process.wait(_REAP_TIMEOUT_SECONDS)
-        self._drain.join(_REAP_TIMEOUT_SECONDS)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with suppress(BrokenPipeError, OSError):
-                    pipe.close()
-
-    def _drain_stderr(self) -> None:
-        assert self._process.stderr is not None
-        kept = 0
-        with suppress(ValueError, OSError):
-            while chunk := os.read(self._process.stderr.fileno(), 65536):
-                self._chunks.append(chunk[-_TAIL_BYTES:])
-                kept += len(self._chunks[-1])
-                while kept - len(self._chunks[0]) >= _TAIL_BYTES:
-                    kept -= len(self._chunks.popleft())
-
-
-class _Feeder:
-    """Writes an iterable to a child's stdin from a thread; keeps the iterable's error."""
-
-    def __init__(self, child: _Child, feed: Iterable[BytesLike]) -> None:
-        self.error: BaseException | None = None
-        self._child = child
-        self._feed = feed
-        self._thread = threading.Thread(target=self._run, name="ffmpeg-stdin", daemon=True)
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for data in self._feed:
-                self._child.stdin.write(data)
-            self._child.stdin.close()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the program ended first: its exit code says whether that is an error
-        except BaseException as error:  # handed to the thread that waits for us
-            self.error = error
-            self._child.kill()
 
 
 def _command(ffmpeg: Ffmpeg, arguments: Sequence[str]) -> list[str]:

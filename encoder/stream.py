@@ -30,7 +30,7 @@ from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
 from codecaux.frames import decode_pictures
-from codecaux.video import Colour, Geometry
+from codecaux.video import Colour, Geometry, VideoFormat
 
 __all__ = [
     "DOWNSCALERS",
@@ -154,6 +154,7 @@ def stream_arguments(
 ) -> list[str]:
     """ffmpeg's command line without the program. Pure."""
     video, others = _inputs(source, tracks)
+    video = _padded(_timed(video, source), source.info.format, geometry)
     for name, arguments in picture_filters(source, settings, geometry):
         video = video.filter(name, **dict(arguments))
     written = ffmpeg_python.output(
@@ -184,15 +185,10 @@ def _inputs(source: PreparedSource, tracks: TrackPlan) -> tuple[Any, list[Any]]:
 def picture_filters(
     source: PreparedSource, settings: StreamSettings, geometry: Geometry
 ) -> tuple[Filter, ...]:
-    """Pad, scale, tag: what happens to the pictures, as ffmpeg filters. Pure."""
+    """Scale and tag: what happens to the padded pictures, as a chain of ffmpeg filters. Pure."""
     pixel_format = source.info.format.pixel_format
     colour = source.info.format.colour
     filters: list[Filter] = []
-    if not source.has_timestamps:
-        tick = source.info.time_base
-        filters.append(("settb", (("expr", f"{tick.numerator}/{tick.denominator}"),)))
-        filters.append(("setpts", (("expr", "N"),)))
-    filters += _pad_filters(geometry)
     needs_scaling = geometry.scale != 1
     if needs_scaling or source.info.pixel_format != pixel_format:
         filters.append(("scale", tuple(_scale_options(colour, settings, geometry).items())))
@@ -203,14 +199,40 @@ def picture_filters(
     return tuple(filters)
 
 
-def _pad_filters(geometry: Geometry) -> list[Filter]:
-    right = geometry.padded_width - geometry.source_width
-    bottom = geometry.padded_height - geometry.source_height
-    if right == bottom == 0:
-        return []
-    size = (("width", str(geometry.padded_width)), ("height", str(geometry.padded_height)))
-    edges = (("right", str(right)), ("bottom", str(bottom)), ("mode", "smear"))
-    return [("pad", (*size, ("x", "0"), ("y", "0"))), ("fillborders", edges)]
+def _timed(video: Any, source: PreparedSource) -> Any:
+    """A file without timestamps: one frame per tick."""
+    if source.has_timestamps:
+        return video
+    tick = source.info.time_base
+    counted = video.filter("settb", expr=f"{tick.numerator}/{tick.denominator}")
+    return counted.filter("setpts", expr="N")
+
+
+def _padded(video: Any, layout: VideoFormat, geometry: Geometry) -> Any:
+    """Pad to the geometry's size, edges replicated.
+
+    ffmpeg's pad cuts the last line of an odd 4:2:0 picture, so there each plane is padded alone.
+    """
+    width, height = geometry.padded_width, geometry.padded_height
+    if (width, height) == (layout.width, layout.height):
+        return video
+    if layout.width % 2 == layout.height % 2 == 0:
+        return _pad(video, (layout.width, layout.height), (width, height))
+    planes = video.filter_multi_output("extractplanes", planes="y+u+v")
+    chroma = (layout.chroma_width, layout.chroma_height), (width // 2, height // 2)
+    luma = (layout.width, layout.height), (width, height)
+    parts = [_pad(planes[index], *size) for index, size in enumerate((luma, chroma, chroma))]
+    return ffmpeg_python.filter(
+        parts, "mergeplanes", map1p="0", map1s="1", map2p="0", map2s="2", format=layout.pixel_format
+    )
+
+
+def _pad(picture: Any, size: tuple[int, int], padded: tuple[int, int]) -> Any:
+    if size == padded:
+        return picture
+    right, bottom = padded[0] - size[0], padded[1] - size[1]
+    larger = picture.filter("pad", width=str(padded[0]), height=str(padded[1]), x="0", y="0")
+    return larger.filter("fillborders", right=str(right), bottom=str(bottom), mode="smear")
 
 
 def _scale_options(colour: Colour, settings: StreamSettings, geometry: Geometry) -> dict[str, str]:

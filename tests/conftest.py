@@ -97,7 +97,9 @@ def clip(make_clip: MakeClip) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_10bit(make_clip: MakeClip) -> Path:
-    return make_clip("clip10.mkv", source="mandelbrot", pixel_format="yuv420p10le", filters="")
+    return make_clip(
+        "clip10.mkv", source="mandelbrot", size=(160, 96), pixel_format="yuv420p10le", filters=""
+    )
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +160,7 @@ def clip_hdr10(make_clip: MakeClip) -> Path:
     tags = "setparams=range=limited:colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084"
     return make_clip(
         "hdr10.mp4",
+        size=(160, 96),
         pixel_format="yuv420p10le",
         filters=tags,
         codec="libx265",
