@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from codecaux.decoder.pipeline import Pair
 from codecaux.video import Frame, SampleArray, VideoFormat
-
-if TYPE_CHECKING:
-    from codecaux.decoder.enhance import Enhanced
 
 __all__ = ["DIVIDER_PIXELS", "compare_frame"]
 
@@ -16,7 +12,7 @@ DIVIDER_PIXELS = 2
 _NARROWEST_WITH_DIVIDER = 8
 
 
-def compare_frame(pair: Enhanced, video_format: VideoFormat) -> Frame:
+def compare_frame(pair: Pair, video_format: VideoFormat) -> Frame:
     """Left half of ``pair.base``, right half of ``pair.enhanced``, a white line between them.
 
     Any size, 8 or 10 bit. The split is at an even column, so that chroma splits at the same

@@ -16,20 +16,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from codecaux.events import Events, Progress, StageDone, StageStarted
 from codecaux.video import Frame, VideoFormat
-
-if TYPE_CHECKING:
-    from codecaux.decoder.enhance import Enhanced
 
 __all__ = [
     "FpsPolicy",
     "FrameEnhancer",
     "OutputFormat",
+    "Pair",
     "PipelineSettings",
     "PipelineStatistics",
+    "PlainPair",
     "Sink",
     "SinkStopped",
     "run_pipeline",
@@ -42,6 +41,29 @@ Item = TypeVar("Item")
 _JOIN_TIMEOUT_SECONDS = 10.0
 
 
+class Pair(Protocol):
+    """One picture plain and enhanced: ``codecaux.decoder.enhance.Enhanced``, without torch."""
+
+    @property
+    def base(self) -> Frame:
+        """Plainly upscaled."""
+
+    @property
+    def enhanced(self) -> Frame:
+        """As the network makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPair:
+    """A picture that no network has seen: it stands for both."""
+
+    base: Frame
+
+    @property
+    def enhanced(self) -> Frame:
+        return self.base
+
+
 class FrameEnhancer(Protocol):
     """What the pipeline needs of ``codecaux.decoder.enhance.Enhancer``."""
 
@@ -49,7 +71,7 @@ class FrameEnhancer(Protocol):
     def format(self) -> VideoFormat:
         """Size, depth and colour of the pictures it makes."""
 
-    def enhance(self, frame: Frame, index: int) -> Enhanced:
+    def enhance(self, frame: Frame, index: int) -> Pair:
         """Frame ``index`` (0-based, presentation order), plainly upscaled and enhanced."""
 
     def base(self, frame: Frame) -> Frame:
@@ -119,7 +141,7 @@ class PipelineStatistics:
         return self.media_seconds / self.wall_seconds if self.wall_seconds > 0 else 0.0
 
 
-def take_enhanced(pair: Enhanced) -> Frame:
+def take_enhanced(pair: Pair) -> Frame:
     """The picture to show: the enhanced one."""
     return pair.enhanced
 
@@ -133,7 +155,7 @@ class PipelineSettings:
 
     fps_policy: FpsPolicy = "slow"
     queue_frames: int = 4
-    compose: Callable[[Enhanced], Frame] = take_enhanced
+    compose: Callable[[Pair], Frame] = take_enhanced
     clock: Callable[[], float] = time.monotonic
     stage: str = "play"
     num_frames: int | None = None
@@ -304,17 +326,11 @@ class _Run:
         self.counts.late += is_late
         if is_late and self.settings.fps_policy == "bypass":
             self.counts.bypassed += 1
-            return self._bypass(frame)
+            return self.settings.compose(PlainPair(self.enhancer.base(frame)))
         before = self.settings.clock()
         pair = self.enhancer.enhance(frame, index)
         self.counts.network_seconds += self.settings.clock() - before
         return self.settings.compose(pair)
-
-    def _bypass(self, frame: Frame) -> Frame:
-        from codecaux.decoder.enhance import Enhanced
-
-        base = self.enhancer.base(frame)
-        return self.settings.compose(Enhanced(base, base))
 
     def _is_late(self, frame: Frame) -> bool:
         shown = self.first_shown

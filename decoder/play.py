@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from codecaux.decoder.compare import compare_frame
 from codecaux.decoder.muxing import subtitle_codecs, subtitle_names
@@ -14,8 +14,10 @@ from codecaux.decoder.pipeline import (
     FpsPolicy,
     FrameEnhancer,
     OutputFormat,
+    Pair,
     PipelineSettings,
     PipelineStatistics,
+    PlainPair,
     Sink,
     run_pipeline,
     take_enhanced,
@@ -34,9 +36,6 @@ from codecaux.events import Events, Notice
 from codecaux.frames import read_frames, require_planar_420
 from codecaux.probe import probe
 from codecaux.video import ClipInfo, Frame, VideoFormat
-
-if TYPE_CHECKING:
-    from codecaux.decoder.enhance import Enhanced
 
 __all__ = ["AsCoded", "OpenEnhancer", "PlayReport", "PlaySettings", "find_weights", "play"]
 
@@ -140,10 +139,8 @@ class AsCoded:
     def __init__(self, video_format: VideoFormat) -> None:
         self.format = video_format
 
-    def enhance(self, frame: Frame, index: int) -> Enhanced:
-        from codecaux.decoder.enhance import Enhanced
-
-        return Enhanced(frame, frame)
+    def enhance(self, frame: Frame, index: int) -> PlainPair:
+        return PlainPair(frame)
 
     def base(self, frame: Frame) -> Frame:
         return frame
@@ -206,7 +203,7 @@ def _output_format(settings: PlaySettings, info: ClipInfo, enhancer: FrameEnhanc
     )
 
 
-def _composer(settings: PlaySettings, enhancer: FrameEnhancer) -> Callable[[Enhanced], Frame]:
+def _composer(settings: PlaySettings, enhancer: FrameEnhancer) -> Callable[[Pair], Frame]:
     if settings.compare:
         return partial(compare_frame, video_format=enhancer.format)
     return take_enhanced
