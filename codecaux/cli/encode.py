@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -35,7 +35,10 @@ NETS = ("light", "full", "tiny")
 OBJECTIVES = ("balanced", "fidelity", "perceptual")
 
 
-def _setting(*names: str, field: str, **kwargs: Any) -> Any:
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Function]:
     """An option whose default is a field of EncodeSettings."""
     setting = f"codecaux.encoder.settings:EncodeSettings.{field}"
     return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
@@ -187,6 +190,7 @@ def result_fields(result: EncodeResult) -> dict[str, Any]:
         "stream": str(result.stream),
         "weights": str(result.weights),
         "device": result.device,
+        "num_frames": result.num_frames,
         "stream_bytes": rate.stream_bytes,
         "weights_bytes": rate.weights_bytes,
         "duration_seconds": rate.duration_seconds,

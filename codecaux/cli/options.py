@@ -51,9 +51,9 @@ class SettingOption(click.Option):
         default = setting_default(self._setting)
         if record is None or default in (None, (), ""):
             return record
-        is_number = isinstance(default, Fraction | float | int)
-        shown = f"{float(default) / self._unit:g}" if is_number else default
-        return record[0], f"{record[1]}  [default: {shown}]".lstrip()
+        if isinstance(default, Fraction | float | int):
+            default = f"{float(default) / self._unit:g}"
+        return record[0], f"{record[1]}  [default: {default}]".lstrip()
 
 
 def setting_default(setting: str) -> object:
