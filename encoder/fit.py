@@ -178,12 +178,12 @@ class _Loop:
                 losses = []
                 continue
             losses = []
-            done = self._offset + index
-            left = (time.monotonic() - start) / (index - first) * (self._total - done)
-            yield Progress("fit", done, self._total, "steps", self._smoothed, left)
             if time.monotonic() - saved_at > _CHECKPOINT_SECONDS or index == self._steps:
                 good, saved_at = self._snapshot(index), time.monotonic()
                 self._save(good)
+            done = self._offset + index
+            left = (time.monotonic() - start) / (index - first) * (self._total - done)
+            yield Progress("fit", done, self._total, "steps", self._smoothed, left)
         return self._smoothed
 
     def step(self, index: int) -> Tensor:

@@ -1,0 +1,194 @@
+"""The fit: it improves the picture, resumes exactly, and says so when it diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codecaux.architecture import net_config
+from codecaux.bases import DEFAULT_BASE_ID, get_base
+from codecaux.colour import Planes
+from codecaux.decoder.enhance import enhance_planes
+from codecaux.device import choose_device
+from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.checkpoint import Checkpoint
+from codecaux.encoder.fit import FitResult, FitTask, fit
+from codecaux.encoder.gauss_newton import sensitivities, step_sizes
+from codecaux.encoder.objective import OBJECTIVES, LossTerms, charbonnier
+from codecaux.encoder.parameters import RoundedParameters
+from codecaux.encoder.settings import FitSettings
+from codecaux.errors import FitError, InputError, UsageError
+from codecaux.events import Event, Notice, Progress, drain
+from codecaux.network import with_identity
+from codecaux.video import Frame, Geometry, VideoFormat
+
+TINY = net_config("tiny", Fraction(2))
+SETTINGS = FitSettings(steps=60, batch=4, patch=24, objective="fidelity", seed=3)
+
+
+def _frames() -> Iterator[tuple[Frame, Frame]]:
+    """A moving sharp stripe pattern and its 2x2 means: what was lost can be learnt."""
+    for t in range(4):
+        rows, columns = np.mgrid[0:96, 0:96]
+        wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
+        y = (128 + 70 * wave).astype(np.uint8)
+        coded = y.reshape(48, 2, 48, 2).mean((1, 3)).astype(np.uint8)
+        grey = [np.full((n, n), 128, np.uint8) for n in (24, 48)]
+        yield Frame(coded, grey[0], grey[0], t), Frame(y, grey[1], grey[1], t)
+
+
+@pytest.fixture(scope="module")
+def bank() -> PatchBank:
+    geometry, format = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
+    return drain(build_bank(_frames(), 4, geometry, format, 8, BankSettings(patch=24)))
+
+
+def _task(bank: PatchBank, settings: FitSettings = SETTINGS) -> FitTask:
+    terms = LossTerms(OBJECTIVES[settings.objective], bank.format.colour, None)
+    # float32: a golden comparison of two runs must not hang on the machine's bf16.
+    device = replace(choose_device("cpu"), compute_dtype=torch.float32)
+    return FitTask(TINY, DEFAULT_BASE_ID, bank, terms, device, settings)
+
+
+def _error(task: FitTask, result: FitResult) -> tuple[float, float]:
+    """Luma distance of (bicubic, enhanced) to the source over the bank."""
+    indices = np.arange(len(task.bank))
+    coded, source = task.bank.batch(indices, (False, False), torch.device("cpu"))
+    base = get_base(DEFAULT_BASE_ID, TINY)
+    merged = {n: torch.from_numpy(q.dequantise(base[n])) for n, q in result.tensors.items()}
+    weights = with_identity(merged, TINY)
+    with torch.no_grad():
+        pair = enhance_planes(coded, weights, TINY, task.bank.format.colour, torch.float32)
+    plain, enhanced = (charbonnier(planes.y, source.y).item() for planes in pair)
+    return plain, enhanced
+
+
+def test_the_rounded_network_beats_bicubic(bank: PatchBank, tmp_path: Path) -> None:
+    task = _task(bank, replace(SETTINGS, steps=150, learning_rate=4e-3))
+    result = drain(fit(task, Checkpoint(tmp_path / "c"), 10))
+    plain, enhanced = _error(task, result)
+    assert enhanced < 0.8 * plain
+    assert result.steps == 150
+    assert any(np.any(q.values) for q in result.tensors.values())
+
+
+@pytest.mark.parametrize("stop_after", [20, 50])
+def test_a_killed_fit_ends_as_an_uninterrupted_one(
+    bank: PatchBank, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the float phase (20 of 42 steps) and in the rounding phase (50 of 60)."""
+    monkeypatch.setattr("codecaux.encoder.fit._CHECKPOINT_SECONDS", 0.0)
+    whole = drain(fit(_task(bank), Checkpoint(tmp_path / "whole"), 10))
+    cut = Checkpoint(tmp_path / "cut")
+    for event in fit(_task(bank), cut, 10):
+        if isinstance(event, Progress) and event.done >= stop_after:
+            break
+    state = cut.load()
+    assert state is not None
+    assert state.phase == ("float" if stop_after == 20 else "rounded")
+    resumed = drain(fit(_task(bank), cut, 10))
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(tensor.values, resumed.tensors[name].values)
+        assert tensor.step == resumed.tensors[name].step
+
+
+def test_minutes_become_steps(bank: PatchBank, tmp_path: Path) -> None:
+    task = _task(bank, replace(SETTINGS, steps=None, minutes=0.03))
+    events: list[Event] = []
+    generator = fit(task, Checkpoint(tmp_path / "c"), 10)
+    try:
+        while True:
+            events.append(next(generator))
+    except StopIteration as stop:
+        result: FitResult = stop.value
+    assert result.steps >= 10
+    assert any(isinstance(e, Notice) and f"{result.steps} steps" in e.message for e in events)
+
+
+def test_divergence_is_retried_once_then_an_error(
+    bank: PatchBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def poisoned(self: LossTerms, shown: Planes, source: Planes) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return shown.y.sum() * (float("nan") if calls > 12 else 0.0)
+
+    monkeypatch.setattr(LossTerms, "__call__", poisoned)
+    events: list[Event] = []
+    with pytest.raises(FitError, match="diverged twice"):
+        events.extend(fit(_task(bank), Checkpoint(tmp_path / "c"), 10))
+    assert calls > 20
+
+
+def test_a_single_bad_step_is_recovered_from(
+    bank: PatchBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = LossTerms.__call__
+
+    def once(self: LossTerms, shown: Planes, source: Planes) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(self, shown, source) * (float("nan") if calls == 25 else 1.0)
+
+    monkeypatch.setattr(LossTerms, "__call__", once)
+    notices = [e for e in fit(_task(bank), Checkpoint(tmp_path / "c"), 10) if isinstance(e, Notice)]
+    assert [n.level for n in notices] == ["warning"]
+
+
+def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    assert Checkpoint(path).load() is None
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="without --resume"):
+        Checkpoint(path).load()
+
+
+def test_steps_and_minutes_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="both"):
+        FitSettings(steps=10, minutes=1.0)
+
+
+def test_sensitivity_of_a_linear_picture_is_exact() -> None:
+    """o = a * x + b * 3: g_a is the mean of x^2 and g_b is 9, whatever the noise drawn."""
+    x = torch.rand(1, 1, 64, 64)
+    planes = [Planes(x, x, x)] * 64
+
+    def show(p: Planes, w: object) -> torch.Tensor:
+        assert isinstance(w, dict)
+        return w["a"] * p.y + w["b"] * 3.0 * torch.ones_like(p.y)
+
+    # One weight per tensor: E[(v . x)^2] / pixels, over 64 draws.
+    found = sensitivities({"a": torch.zeros(()), "b": torch.zeros(())}, show, planes, 0)
+    # The estimate's relative deviation is sqrt(2 / 64) = 0.18.
+    assert found["a"] == pytest.approx(x.square().mean().item(), rel=0.6)
+    assert found["b"] == pytest.approx(9.0, rel=0.6)
+
+
+def test_steps_share_the_error_equally() -> None:
+    steps = step_sizes({"a": 4.0, "b": 0.01, "c": 0.0}, {"a": 10, "b": 990, "c": 1}, 0.01)
+    total = sum(n * g * steps[t] ** 2 / 12 for t, n, g in (("a", 10, 4.0), ("b", 990, 0.01)))
+    # 1000 of the 1001 weights show anything at all.
+    assert total == pytest.approx(0.01**2 * 1000 / 1001, rel=1e-4)
+    assert steps["b"] == pytest.approx(20 * steps["a"], rel=1e-5)
+    assert steps["c"] == steps["b"]
+    assert float(np.float32(steps["a"])) == steps["a"]
+
+
+def test_rounding_passes_gradients_straight_through() -> None:
+    base = {"a": torch.zeros(4)}
+    start = {"a": torch.tensor([0.04, 0.06, -0.16, 0.2])}
+    rounded = RoundedParameters(base, start, {"a": float(np.float32(0.1))})
+    merged = rounded.merged()["a"]
+    torch.testing.assert_close(merged, torch.tensor([0.0, 0.1, -0.2, 0.2]))
+    (merged * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    torch.testing.assert_close(rounded.latents["a"].grad, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert rounded.quantised()["a"].values.tolist() == [0, 1, -2, 2]
