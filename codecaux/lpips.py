@@ -124,8 +124,9 @@ class Lpips(nn.Module):
     """LPIPS of one trunk; frozen, differentiable with respect to its inputs.
 
     Pictures are RGB [N, 3, H, W] in 0..1 of any float dtype, on this module's device. The trunk
-    computes in ``dtype``, channels last; distances accumulate in float32. In bfloat16 a distance
-    is off by about 0.5 % of itself (see tests): right for a loss, not for a published score.
+    computes in ``dtype``, channels last; distances accumulate in float32. Measured on clips between
+    0.008 and 0.54, alex in bfloat16 is off by at most 0.0002 (squeeze: 0.001), at a third of the
+    time on AMX; published scores are float32 all the same, to be equal on every machine.
     """
 
     def __init__(
