@@ -66,9 +66,15 @@ def player_arguments(player: Player, output: OutputFormat, title: str) -> list[s
         "--cache=yes",
         f"--title={title}",
         f"--vf=format={_mpv_colour(output)}",
-        *([f"--video-rotate={output.rotation_degrees % 360}"] if output.rotation_degrees else []),
+        *_mpv_rotation(output),
         "-",
     ]
+
+
+def _mpv_rotation(output: OutputFormat) -> list[str]:
+    # mpv counts clockwise, display matrices counter-clockwise.
+    turn = -output.rotation_degrees % 360
+    return [f"--video-rotate={turn}"] if turn else []
 
 
 def _mpv_colour(output: OutputFormat) -> str:

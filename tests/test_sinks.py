@@ -411,6 +411,13 @@ def test_mpv_is_told_the_colours() -> None:
     )
 
 
+def test_mpv_turns_clockwise() -> None:
+    player = Player("mpv", Path("mpv"))
+    turned = replace(output_for(64, 48), rotation_degrees=90)
+    assert "--video-rotate=270" in player_arguments(player, turned, "title")
+    assert not any("rotate" in a for a in player_arguments(player, output_for(64, 48), "title"))
+
+
 # ----------------------------------------------------------------------------------------- stdout
 
 
