@@ -81,14 +81,9 @@ class NutMuxer:
         self._pass_on()
 
     def close(self) -> None:
-        """Write the index; after a failed ``write`` call :meth:`discard` instead."""
+        """Write what ends the stream. Not after a ``write`` that failed: just let go then."""
         self._container.close()
         self._pass_on()
-
-    def discard(self) -> None:
-        """Free the muxer without writing anything more."""
-        self._container.close()
-        self._chunks.take()
 
     def _pass_on(self) -> None:
         for chunk in self._chunks.take():
