@@ -72,14 +72,15 @@ class PatchBank:
     def size_bytes(self) -> int:
         return sum(plane.nbytes for plane in self.coded + self.source)
 
-    def batch(
-        self, indices: npt.NDArray[np.int64], flip: tuple[bool, bool], device: torch.device
-    ) -> tuple[Planes, Planes]:
-        """(coded, source) nominal float32 planes of the chosen patches, mirrored as asked."""
-        dims = [dim for dim, on in zip((2, 3), flip, strict=True) if on]
+    def batch(self, indices: npt.NDArray[np.int64], device: torch.device) -> tuple[Planes, Planes]:
+        """(coded, source) nominal float32 planes of the chosen patches.
+
+        Never mirrored: a title's structures are not symmetric (nor are its codec's artefacts or
+        its chroma siting), and what is fitted is this title (docs/experiments.md, E1).
+        """
 
         def planes(group: SamplePlanes) -> Planes:
-            y, u, v = (_to_device(plane[indices], device).flip(dims) for plane in group)
+            y, u, v = (_to_device(plane[indices], device) for plane in group)
             y0, y_span, c0, c_span = code_scale(self.format)
             return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
 

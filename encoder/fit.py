@@ -127,10 +127,7 @@ def _steps(task: FitTask, weights: Mapping[str, Tensor]) -> dict[str, float]:
 
     count = min(_GAUSS_NEWTON_PASSES, len(task.bank))
     chosen = np.linspace(0, len(task.bank) - 1, count).round().astype(np.int64)
-    inputs = [
-        task.bank.batch(chosen[i : i + 1], (False, False), task.device.torch_device)[0]
-        for i in range(count)
-    ]
+    inputs = [task.bank.batch(chosen[i : i + 1], task.device.torch_device)[0] for i in range(count)]
     found = sensitivities(weights, show_luma, inputs, task.settings.seed)
     counts = {name: value.numel() for name, value in weights.items()}
     return step_sizes(found, counts, task.settings.rounding_error / 255.0)
@@ -205,8 +202,7 @@ class _Loop:
         key = (settings.seed, 0 if self._phase == "float" else 1, index)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
         indices = generator.integers(0, len(self._task.bank), settings.batch)
-        flip = (bool(generator.random() < 0.5), bool(generator.random() < 0.5))
-        return self._task.bank.batch(indices, flip, self._task.device.torch_device)
+        return self._task.bank.batch(indices, self._task.device.torch_device)
 
     def _loss(self, coded: Planes, source: Planes) -> Tensor:
         task = self._task

@@ -59,7 +59,7 @@ def _task(bank: PatchBank, settings: FitSettings = SETTINGS) -> FitTask:
 def _error(task: FitTask, result: FitResult) -> tuple[float, float]:
     """Luma distance of (bicubic, enhanced) to the source over the bank."""
     indices = np.arange(len(task.bank))
-    coded, source = task.bank.batch(indices, (False, False), torch.device("cpu"))
+    coded, source = task.bank.batch(indices, torch.device("cpu"))
     base = get_base(DEFAULT_BASE_ID, TINY)
     merged = {n: torch.from_numpy(q.dequantise(base[n])) for n, q in result.tensors.items()}
     weights = with_identity(merged, TINY)
