@@ -107,24 +107,27 @@ def _largest_difference(a: Frame, b: Frame) -> int:
     )
 
 
-@pytest.mark.parametrize("scale", [Fraction(2), Fraction(3, 2), Fraction(1)])
-def test_bf16_stays_within_the_stated_tolerance(scale: Fraction) -> None:
+@pytest.mark.parametrize(
+    ("scale", "deviation"), [(Fraction(2), 0.07), (Fraction(3, 2), 0.09), (Fraction(1), 0.05)]
+)
+def test_bf16_stays_within_the_stated_tolerance(scale: Fraction, deviation: float) -> None:
     """docs/design.md: devices and types differ by at most 2 codes of 8 bits, 0.3 on average,
-    for residuals of the size that fits make (here a dozen codes and more).
+    for residuals of the size that fits make (here 16 to 51 codes).
     """
     config = net_config("tiny", scale)
     coded = VideoFormat(96, 64)
     size = (int(96 * scale), int(64 * scale))
     generator = torch.Generator().manual_seed(5)
     weights = {
-        n: torch.randn(s, generator=generator) * 0.09 for n, s in parameter_shapes(config).items()
+        n: torch.randn(s, generator=generator) * deviation
+        for n, s in parameter_shapes(config).items()
     }
     sets = [FloatSet(0, None, weights)]
     frame = _frame(coded)
     exact = Enhancer(coded, size, config, sets, FP32).enhance(frame, 0)
     bf16 = replace(FP32, compute_dtype=torch.bfloat16)
     coarse = Enhancer(coded, size, config, sets, bf16).enhance(frame, 0)
-    assert _largest_difference(exact.base, exact.enhanced) > 6
+    assert _largest_difference(exact.base, exact.enhanced) > 12
     assert _largest_difference(exact.enhanced, coarse.enhanced) <= 2
     assert np.abs(exact.enhanced.y.astype(int) - coarse.enhanced.y.astype(int)).mean() < 0.3
 
