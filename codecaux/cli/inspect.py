@@ -24,4 +24,4 @@ def inspect(weights: Path, json_output: bool) -> None:
         file_bytes = weights.stat().st_size
         renderer.result({"weights": str(weights), **describe(file, file_bytes)})
     if not json_output:
-        print_grid(facts_grid((str(weights), ""), describe_rows(file, file_bytes)), wrap=True)
+        print_grid(facts_grid(("field", "value"), describe_rows(file, file_bytes)), wrap=True)

@@ -85,20 +85,24 @@ def file_path() -> click.Path:
 
 
 def json_option(function: Function) -> Function:
+    """``--json``, as ``json_output``."""
     return click.option(
         "--json", "json_output", is_flag=True, help="NDJSON events on stdout (docs/json-output.md)."
     )(function)
 
 
 def quiet_option(function: Function) -> Function:
+    """``-q``."""
     return click.option("-q", "--quiet", is_flag=True, help="No progress, no notices.")(function)
 
 
 def yes_option(function: Function) -> Function:
+    """``-y``."""
     return click.option("-y", "--yes", is_flag=True, help="Overwrite outputs that exist.")(function)
 
 
 def device_option(function: Function) -> Function:
+    """``--device``: any text; what it may be is the core's business."""
     return click.option(
         "--device",
         default="auto",
@@ -109,6 +113,7 @@ def device_option(function: Function) -> Function:
 
 
 def lpips_option(function: Function) -> Function:
+    """``--lpips-weights``."""
     return click.option(
         "--lpips-weights",
         type=file_path(),

@@ -43,6 +43,11 @@ class Column:
     spec: str
     group: str
 
+    @property
+    def broken_heading(self) -> str:
+        """The heading in lines of a word each, as a terminal shows it: columns stay narrow."""
+        return self.heading if self.spec == "" else self.heading.replace(" ", "\n")
+
     def text(self, value: float | None) -> str:
         return MISSING if value is None else format(value, self.spec)
 
@@ -79,18 +84,19 @@ class Grid:
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     corner: str = ""
 
-    def width(self) -> int:
+    def width(self, *, broken_headings: bool = False) -> int:
         """Characters of a row, borders included, were it printed in one piece."""
-        names = max(len(self.corner), *(len(name) for name, _ in self.rows))
-        widths = [names]
+        widths = [max(len(self.corner), *(len(name) for name, _ in self.rows))]
         for index, column in enumerate(self.columns):
-            widths.append(max(len(column.heading), *(len(cells[index]) for _, cells in self.rows)))
+            heading = column.broken_heading if broken_headings else column.heading
+            words = [*heading.splitlines(), *(cells[index] for _, cells in self.rows)]
+            widths.append(max(map(len, words), default=0))
         return sum(widths) + 3 * len(widths) + 1
 
 
-def split_to_width(grid: Grid, width: int) -> list[Grid]:
+def split_to_width(grid: Grid, width: int, *, broken_headings: bool = False) -> list[Grid]:
     """``grid`` in one piece where it fits into ``width`` characters, else one piece per group."""
-    if grid.width() <= width:
+    if grid.width(broken_headings=broken_headings) <= width:
         return [grid]
     pieces = []
     start = 0
@@ -169,11 +175,14 @@ def stdout_console() -> Console:
 def print_grid(grid: Grid, console: Console | None = None, *, wrap: bool = False) -> None:
     """Print to stdout, cut to the console's width. ``wrap``: long text breaks inside its cell."""
     console = console or stdout_console()
-    for piece in [grid] if wrap else split_to_width(grid, console.width):
-        if console.is_terminal:
+    broken = console.is_terminal
+    pieces = [grid] if wrap else split_to_width(grid, console.width, broken_headings=broken)
+    if console.is_terminal:
+        for piece in pieces:
             console.print(_rich_table(piece, wrap=wrap))
-        else:
-            console.file.write(markdown(piece))
+    else:
+        # A blank line between two tables, or Markdown takes them for one.
+        console.file.write("\n".join(map(markdown, pieces)))
 
 
 def markdown(grid: Grid) -> str:
@@ -208,7 +217,10 @@ def _rich_table(grid: Grid, *, wrap: bool) -> Any:
     for column in grid.columns:
         left = column.spec == ""
         table.add_column(
-            column.heading, justify="left" if left else "right", no_wrap=not wrap, overflow="fold"
+            column.broken_heading,
+            justify="left" if left else "right",
+            no_wrap=not wrap,
+            overflow="fold",
         )
     for name, cells in grid.rows:
         table.add_row(name, *cells, style="bold" if name == "difference" else None)

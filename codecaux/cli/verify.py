@@ -23,10 +23,13 @@ def verify(stream: Path, weights: Path, device: str, quiet: bool, json_output: b
     are damaged or belong to another stream.
     """
     from codecaux.cli.render import follow, open_renderer
+    from codecaux.cli.tables import facts_grid, print_grid
     from codecaux.decoder.verify import verify as run_verify
 
     with open_renderer("verify", json_output=json_output, quiet=quiet) as renderer:
         report = follow(run_verify(stream, weights, device), renderer)
         renderer.result(asdict(report))
     if not json_output:
+        rows = [(check.name, check.detail) for check in report.checks]
+        print_grid(facts_grid(("checked", "found"), rows), wrap=True)
         click.echo(f"{stream} and {weights} are whole and belong together")
