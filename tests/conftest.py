@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,24 @@ import pytest
 from codecaux.ffmpeg import Ffmpeg, file_argument, find_ffmpeg, run_ffmpeg
 
 MakeClip = Callable[..., Path]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CODECAUX_NO_SKIP=1 a skipped test has failed: what a test needs must be there.
+
+    Tests marked ``cuda`` may skip all the same.
+    """
+    report = yield
+    is_skipped = report.skipped and not hasattr(report, "wasxfail")
+    is_forbidden = is_skipped and os.environ.get("CODECAUX_NO_SKIP") == "1"
+    if is_forbidden and item.get_closest_marker("cuda") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CODECAUX_NO_SKIP forbids it: {report.longrepr}"
+    return report
+
 
 _MASTERING = (
     "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"

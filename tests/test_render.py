@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from codecaux.cli.encode import result_fields
 from codecaux.cli.render import (
-    SCHEMA_VERSION,
     BarRenderer,
     JsonRenderer,
     LineRenderer,
@@ -26,12 +22,10 @@ from codecaux.cli.render import (
 )
 from codecaux.cli.tables import facts_grid, gain_grid, markdown, print_grid, scores_grid
 from codecaux.doctor import Check
-from codecaux.encoder.encode import EncodeResult
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.rate import Rate
 from codecaux.scores import Scores
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json-output.md"
 EVENTS = (
     StageStarted("fit", 400, "steps"),
     Progress("fit", 10, 400, "steps", loss=0.03125, eta_seconds=75.0),
@@ -168,110 +162,8 @@ def test_the_renderer_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> N
 # ------------------------------------------------------------------------------------------- JSON
 
 
-def documented() -> dict[str, dict[str, str]]:
-    """Heading -> field -> type, from the tables of docs/json-output.md."""
-    tables: dict[str, dict[str, str]] = {}
-    current: dict[str, str] = {}
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if heading := re.match(r"## Event `(\w+)`(?: of `(\w+)`)?", line):
-            name, command = heading.groups()
-            current = tables.setdefault(f"{name} of {command}" if command else name, {})
-        elif line.startswith("## "):
-            current = {}
-        elif row := re.match(r"\| `([^`]+)` +\| ([a-z ]+?) +\|", line):
-            current[row.group(1)] = row.group(2)
-    return tables
-
-
-TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "object": (dict,),
-    "null": (type(None),),
-}
-
-
-def flatten(value: Any, fields: Mapping[str, str], path: str = "") -> Iterator[tuple[str, Any]]:
-    """(documented path, value) for every leaf; a path that is not documented comes as it is."""
-    is_leaf = path in fields
-    if isinstance(value, dict) and not is_leaf:
-        for key, inner in value.items():
-            plain = f"{path}.{key}" if path else key
-            known = [
-                name
-                for name in fields
-                if name == plain or name.startswith((plain + ".", plain + "[]"))
-            ]
-            wild = [
-                m.group(0) for name in fields if (m := re.match(re.escape(path) + r"\.<\w+>", name))
-            ]
-            yield from flatten(inner, fields, plain if known or not wild else wild[0])
-    elif isinstance(value, list) and not is_leaf:
-        for inner in value:
-            yield from flatten(inner, fields, path + "[]")
-    else:
-        yield path, value
-
-
-def check_event(event: Mapping[str, Any]) -> None:
-    """The event has exactly the documented fields, each of the documented type."""
-    name = event["event"]
-    fields = documented()[f"{name} of {event['command']}" if name == "result" else name]
-    found = list(flatten(dict(event), fields))
-    for path, value in found:
-        assert path in fields, f"{name}: {path} is not documented"
-        allowed = tuple(t for part in fields[path].split(" or ") for t in TYPES[part])
-        assert type(value) in allowed, f"{name}: {path} is {value!r}, documented as {fields[path]}"
-    absent = {f for f in fields if "[]" not in f} - {path for path, _ in found}
-    assert not absent, f"{name}: documented and absent: {sorted(absent)}"
-
-
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
-def test_every_event_is_as_documented() -> None:
-    stream = io.StringIO()
-    renderer = JsonRenderer("encode", stream, interval_seconds=0.0)
-    for event in EVENTS:
-        renderer.show(event)
-    events = lines_of(stream)
-    assert [e["event"] for e in events[:3]] == ["start", "stage_started", "progress"]
-    assert events[0]["schema_version"] == SCHEMA_VERSION
-    assert f"schema version **{SCHEMA_VERSION}**" in DOCUMENT.read_text(encoding="utf-8")
-    for event in events:
-        check_event(event)
-
-
-def test_the_result_of_encode_is_as_documented() -> None:
-    stream = io.StringIO()
-    result = EncodeResult(
-        stream=Path("title.mp4"),
-        weights=Path("title.weights"),
-        rate=RATE,
-        scores={"bicubic": scores(), "enhanced": scores(76.0, None)},
-        stage_seconds={"stream": 1.5, "fit": 10.0},
-        device="CPU",
-        num_frames=75,
-    )
-    JsonRenderer("encode", stream).result(result_fields(result))
-    event = lines_of(stream)[-1]
-    check_event(event)
-    assert event["total_kbps"] == pytest.approx(110.0)
-    assert event["scores"]["enhanced"]["lpips"] is None
-
-
-def test_a_field_that_is_not_documented_is_caught() -> None:
-    good = {"event": "notice", "message": "a", "level": "info"}
-    check_event(good)
-    with pytest.raises(AssertionError, match="not documented"):
-        check_event({**good, "extra": 1})
-    with pytest.raises(AssertionError, match="absent"):
-        check_event({"event": "notice", "message": "a"})
-    with pytest.raises(AssertionError, match="documented as"):
-        check_event({**good, "level": 3})
 
 
 def test_json_progress_is_thinned_but_the_last_one_comes() -> None:
