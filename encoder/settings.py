@@ -35,10 +35,10 @@ class FitSettings:
     batch: int = 8
     patch: int = 96
     bank_bytes: int = 256 << 20
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     rounding_fraction: float = 0.3
-    rounding_learning_rate: float = 5e-4
-    rounding_error: float = 2.0
+    rounding_learning_rate: float = 1e-3
+    rounding_error: float = 3.0
     rate_weight: float = 0.0
 
     def __post_init__(self) -> None:
