@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecaux.resample import Axis, Kernel, axis_for, resample
+from codecaux.resample import Axis, Kernel, axis_for, halve_phases, resample
 from codecaux.video import Colour, Frame, Matrix, SampleArray, VideoFormat
 
 __all__ = [
@@ -25,9 +25,12 @@ __all__ = [
     "code_scale",
     "frame_to_planes",
     "frame_to_rgb",
+    "phases_to_420",
     "planes_to_frame",
+    "rgb_from_yuv",
     "rgb_to_yuv444",
     "yuv444_to_rgb",
+    "yuv_from_rgb",
 ]
 
 # (Kr, Kb) of H.273 table 4: BT.601 (codes 5, 6), BT.709 (1), BT.2020 non-constant (9).
@@ -58,7 +61,8 @@ def frame_to_planes(frame: Frame, format: VideoFormat, device: torch.device) -> 
     """Decoded code values -> nominal float32 planes, batch of one."""
     y0, y_span, c0, c_span = code_scale(format)
     y, u, v = (_to_tensor(plane, device) for plane in frame.planes)
-    return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
+    # The tensors are new: in place saves two pictures' worth of fresh memory.
+    return Planes(y.sub_(y0).div_(y_span), u.sub_(c0).div_(c_span), v.sub_(c0).div_(c_span))
 
 
 def _to_tensor(plane: SampleArray, device: torch.device) -> Tensor:
@@ -74,15 +78,15 @@ def planes_to_frame(planes: Planes, format: VideoFormat, pts: int) -> Frame:
     y = planes.y[0, 0, : format.height, : format.width]
     u, v = (p[0, 0, : format.chroma_height, : format.chroma_width] for p in planes[1:])
     codes = (
-        _to_codes(y * y_span + y0, format),
-        _to_codes(u * c_span + c0, format),
-        _to_codes(v * c_span + c0, format),
+        _to_codes(y, y0, y_span, format),
+        _to_codes(u, c0, c_span, format),
+        _to_codes(v, c0, c_span, format),
     )
     return Frame(*codes, pts)
 
 
-def _to_codes(values: Tensor, format: VideoFormat) -> SampleArray:
-    codes = values.round().clamp_(0, format.peak)
+def _to_codes(values: Tensor, zero: float, span: float, format: VideoFormat) -> SampleArray:
+    codes = (values * span).add_(zero).round_().clamp_(0, format.peak)
     if format.bit_depth == 8:
         return codes.to(torch.uint8).cpu().numpy()
     return codes.to(torch.int16).cpu().numpy().view(np.uint16)
@@ -127,6 +131,19 @@ def chroma_to_420(plane: Tensor, colour: Colour) -> Tensor:
     return resample(plane, *chroma_axes(colour, (1, 2), "tent", between_420=False))
 
 
+def phases_to_420(phases: Tensor, colour: Colour) -> Tensor:
+    """:func:`chroma_to_420` of planes given before their pixel-shuffle by 2.
+
+    phases [N, 4 C, h, w], channel ``4 c + 2 i + j`` at row 2 y + i, column 2 x + j
+    -> [N, C, h, w] in float32: what was to be interleaved is only to be filtered and halved.
+    """
+    vertical, horizontal = chroma_axes(colour, (1, 2), "tent", between_420=False)
+    p = phases.to(torch.float32, memory_format=torch.contiguous_format)
+    p = torch.unflatten(p, 1, (-1, 2, 2))  # [N, C, i, j, h, w]
+    rows = halve_phases(p[:, :, 0], p[:, :, 1], vertical, dim=3)  # [N, C, j, h, w]
+    return halve_phases(rows[:, :, 0], rows[:, :, 1], horizontal, dim=3)
+
+
 def yuv444_to_rgb(y: Tensor, u: Tensor, v: Tensor, matrix: Matrix) -> Tensor:
     """Nominal planes [N, 1, H, W] -> RGB [N, 3, H, W] (H.273 eq. 38-40 inverted)."""
     kr, kb = _LUMA_COEFFICIENTS[matrix]
@@ -142,6 +159,18 @@ def rgb_to_yuv444(rgb: Tensor, matrix: Matrix) -> Tensor:
     r, g, b = rgb[:, 0:1], rgb[:, 1:2], rgb[:, 2:3]
     y = kr * r + (1.0 - kr - kb) * g + kb * b
     return torch.cat((y, (b - y) / (2 * (1 - kb)), (r - y) / (2 * (1 - kr))), 1)
+
+
+def rgb_from_yuv(matrix: Matrix) -> Tensor:
+    """[3, 3] of :func:`yuv444_to_rgb`: RGB = M (Y, U, V)."""
+    units = torch.eye(3)[:, :, None, None]  # [3 pictures, 3 components, 1, 1]
+    y, u, v = units.chunk(3, dim=1)
+    return yuv444_to_rgb(y, u, v, matrix)[:, :, 0, 0].T
+
+
+def yuv_from_rgb(matrix: Matrix) -> Tensor:
+    """[3, 3] of :func:`rgb_to_yuv444`: (Y, U, V) = M RGB."""
+    return rgb_to_yuv444(torch.eye(3)[:, :, None, None], matrix)[:, :, 0, 0].T
 
 
 def frame_to_rgb(

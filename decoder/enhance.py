@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
+from codecaux.architecture import SrUnetConfig, blocks, macs_per_coded_pixel
 from codecaux.bases import get_base
 from codecaux.colour import (
     Planes,
@@ -25,13 +25,14 @@ from codecaux.colour import (
     chroma_to_420,
     chroma_to_444,
     frame_to_planes,
+    phases_to_420,
     planes_to_frame,
-    rgb_to_yuv444,
-    yuv444_to_rgb,
+    rgb_from_yuv,
+    yuv_from_rgb,
 )
 from codecaux.device import Device
 from codecaux.metadata import WeightsMetadata
-from codecaux.network import sr_unet, with_identity
+from codecaux.network import join_phases, sr_unet_phases, with_identity
 from codecaux.resample import BICUBIC, axis_for, resample
 from codecaux.video import Colour, Frame, VideoFormat
 from codecaux.weightsfile import WeightSet
@@ -65,8 +66,11 @@ def upscale_planes(planes: Planes, scale: Fraction, colour: Colour) -> Planes:
     ratio = (scale.numerator, scale.denominator)
     luma = axis_for(*ratio, kernel=BICUBIC)
     vertical, horizontal = chroma_axes(colour, ratio, BICUBIC, between_420=True)
-    u, v = (resample(plane, vertical, horizontal) for plane in planes[1:])
-    return Planes(resample(planes.y, luma, luma), u, v)
+    y = resample(planes.y, luma, luma)
+    # 1.5 times an odd number of chroma samples is resampled to one too many.
+    height, width = ((size + 1) // 2 for size in y.shape[2:])
+    chroma = resample(torch.cat(planes[1:], 1), vertical, horizontal)[:, :, :height, :width]
+    return Planes(y, chroma[:, :1], chroma[:, 1:])
 
 
 def enhance_planes(
@@ -82,31 +86,71 @@ def enhance_planes(
     weights: merged form with identity, in ``dtype``.
     """
     base = upscale_planes(planes, config.scale, colour)
-    residual = _residual_yuv(planes, weights, config, colour, dtype)
-    height, width = base.y.shape[2:]
-    residual = residual[:, :, :height, :width]  # [N, 3, H, W]
-    chroma = chroma_to_420(residual[:, 1:], colour)  # [N, 2, H/2, W/2]
-    enhanced = Planes(base.y + residual[:, :1], base.u + chroma[:, :1], base.v + chroma[:, 1:])
+    x = _network_input(planes, config, colour, dtype)
+    phases = sr_unet_phases(x, _in_yuv(weights, config, colour), config)
+    luma, chroma = _residual(phases, base.y.shape[2:], config, colour)
+    enhanced = Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
     return base, enhanced
 
 
-def _residual_yuv(
-    planes: Planes,
-    weights: Mapping[str, Tensor],
-    config: SrUnetConfig,
-    colour: Colour,
-    dtype: torch.dtype,
+def _residual(
+    phases: Tensor, size: tuple[int, ...], config: SrUnetConfig, colour: Colour
+) -> tuple[Tensor, Tensor]:
+    """The network's output as luma [N, 1, H, W] and chroma [N, 2, H/2, W/2], (H, W) = ``size``."""
+    height, width = size
+    if config.scale * config.fold != 2:
+        planes = join_phases(phases, config)[:, :, :height, :width]
+        return planes[:, :1], chroma_to_420(planes[:, 1:], colour)
+    phases = phases[:, :, : height // 2, : width // 2]
+    return join_phases(phases[:, :4], config), phases_to_420(phases[:, 4:], colour)
+
+
+def _network_input(
+    planes: Planes, config: SrUnetConfig, colour: Colour, dtype: torch.dtype
 ) -> Tensor:
+    """(Y - 1/2, U, V) at luma's size and the network's alignment: [N, 3, h, w], channels last.
+
+    What the folded first kernels take (:func:`_in_yuv`), and zero where RGB is zero in -1..1 units:
+    a convolution's padding means the same to both.
+    """
     height, width = planes.y.shape[2:]
-    u, v = (chroma_to_444(plane, colour, height, width) for plane in planes[1:])
-    rgb = yuv444_to_rgb(planes.y, u, v, colour.matrix) * 2.0 - 1.0
+    chroma = chroma_to_444(torch.cat((planes.u, planes.v), 1), colour, height, width)
+    x = torch.cat((planes.y - 0.5, chroma), 1).to(dtype)
     # Replicated, not zeros: a black frame around the picture would be an edge to enhance.
     bottom, right = (-height % config.alignment, -width % config.alignment)
     if bottom or right:
-        rgb = F.pad(rgb, (0, right, 0, bottom), mode="replicate")
-    x = rgb.to(dtype).contiguous(memory_format=torch.channels_last)
-    # The residual is in the network's -1..1 units: halve it for 0..1.
-    return rgb_to_yuv444(sr_unet(x, weights, config), colour.matrix) * 0.5
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _in_yuv(
+    weights: Mapping[str, Tensor], config: SrUnetConfig, colour: Colour
+) -> Mapping[str, Tensor]:
+    """The same network with YUV instead of RGB at both ends. Differentiable.
+
+    Both conversions are linear, and so are the first and the last layer: folded into their
+    kernels they cost nothing per pixel. The network's RGB is in -1..1, 2 (Y - 1/2) for grey, and
+    so is its residual: hence 2 and 1/2.
+    """
+    first = f"{blocks(config)[0].name}.weight"
+    kernel, last, bias = (weights[name] for name in (first, "last.weight", "last.bias"))
+    to_rgb = 2.0 * rgb_from_yuv(colour.matrix).to(kernel.device)
+    to_yuv = 0.5 * yuv_from_rgb(colour.matrix).to(kernel.device)
+    # Channels are colour-major, each colour's phases together, at both ends.
+    rgb = torch.unflatten(kernel.float(), 1, (3, -1))
+    folded = torch.einsum("oc...,ck->ok...", rgb, to_rgb).flatten(1, 2)
+    return {
+        **weights,
+        first: folded.to(kernel.dtype).contiguous(memory_format=torch.channels_last),
+        "last.weight": _mix(last, to_yuv),
+        "last.bias": _mix(bias, to_yuv),
+    }
+
+
+def _mix(parameter: Tensor, matrix: Tensor) -> Tensor:
+    """[12, ...], four phases of each of three colours -> of their mixtures by ``matrix``."""
+    colours = torch.unflatten(parameter.float(), 0, (3, 4))
+    return torch.einsum("kc,c...->k...", matrix, colours).flatten(0, 1).to(parameter.dtype)
 
 
 def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[FloatSet, ...]:
