@@ -78,6 +78,20 @@ def test_help_of_a_command_does_not_load_torch(command: str) -> None:
     assert run_python(code).splitlines()[-1] == "TORCH False"
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_program_sleeps_at_barriers_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    code = (
+        "import os\nfrom codecaux.cli.main import main\n"
+        "main(['--version'])\nprint(os.environ['OMP_WAIT_POLICY'])"
+    )
+    assert run_python(code).splitlines()[-1] == expected
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"codecaux, version {__version__}\n", "")
 

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. The only place that catches CodecauxError."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     session = Session(json="--json" in arguments)
+    _let_idle_threads_sleep()
     try:
         with _sigterm_as_interrupt():
             return _run(arguments, session)
@@ -109,6 +110,15 @@ def _report_usage(session: Session, error: click.UsageError) -> int:
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
     return _report(session, error.exit_code, "UsageError", error.format_message())
+
+
+def _let_idle_threads_sleep() -> None:
+    """Ask torch's OpenMP, before it is loaded, to sleep at its barriers instead of spinning there.
+
+    x265, libvmaf and PyAV want the same cores: with as many threads as cores, a spinning thread
+    keeps the one that it waits for from running. Decision 0002 has the measurement.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
