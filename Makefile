@@ -28,10 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
-# --minutes, not --steps: it takes as long on a slow machine, and gains a little less.
 demo: setup
 	$(BIN)/python tools/make_demo_title.py demo/title.mkv
-	$(BIN)/codecaux encode -y --crf 24 --net tiny --minutes 1.5 -o demo/title.mp4 demo/title.mkv
+	$(BIN)/codecaux encode -y --crf 24 --net tiny --steps 400 -o demo/title.mp4 demo/title.mkv
 	$(BIN)/codecaux play -y -o demo/enhanced.mkv demo/title.mp4 demo/title.weights
 
 # CODECAUX_NO_SKIP=1 turns every skip into a failure, but for tests that need a CUDA device.
