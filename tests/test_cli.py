@@ -78,16 +78,20 @@ def test_help_of_a_command_does_not_load_torch(command: str) -> None:
     assert run_python(code).splitlines()[-1] == "TORCH False"
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_the_program_sleeps_at_barriers_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_the_program_spins_less_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
 ) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     code = (
         "import os\nfrom codecaux.cli.main import main\n"
-        "main(['--version'])\nprint(os.environ['OMP_WAIT_POLICY'])"
+        "main(['--version'])\nprint(os.environ.get('GOMP_SPINCOUNT'))"
     )
     assert run_python(code).splitlines()[-1] == expected
 
