@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +36,7 @@ from codecaux.events import Events, Notice, Progress
 from codecaux.network import with_identity
 from codecaux.quantise import QuantisedTensor
 
-__all__ = ["FitResult", "FitTask", "fit"]
+__all__ = ["FitResult", "FitTask", "fit", "stepper"]
 
 Phase = Literal["float", "rounded"]
 
@@ -75,7 +75,7 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
     base = _to_device(get_base(task.base_id, task.config), task.device.torch_device)
     state = checkpoint.load()
     if state is None:
-        total = yield from _total_steps(task, base, default_steps)
+        total = yield from _total_steps(task, default_steps)
     else:
         total = state.total_steps
     rounding = round(total * task.settings.rounding_fraction)
@@ -100,20 +100,28 @@ def _to_device(
     return {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
 
 
-def _total_steps(task: FitTask, base: Mapping[str, Tensor], default_steps: int) -> Events[int]:
+def _total_steps(task: FitTask, default_steps: int) -> Events[int]:
     """The number of steps: as told, or as many as fit the minutes by a short timing run."""
     settings = task.settings
     if settings.minutes is None:
         return settings.steps or default_steps
-    probe = _Loop(task, FloatParameters(task.config, base), "float", _TIMING_STEPS, 0, None)
-    probe.step(0)  # the first one also pays for set-up
+    step = stepper(task, _TIMING_STEPS)
+    step(0)  # the first one also pays for set-up
     start = time.monotonic()
     for index in range(1, _TIMING_STEPS):
-        probe.step(index)
+        step(index)
     seconds = (time.monotonic() - start) / (_TIMING_STEPS - 1)
     steps = max(10, round(settings.minutes * 60 / seconds))
     yield Notice(f"{settings.minutes:g} minutes are {steps} steps at {seconds * 1000:.0f} ms each")
     return steps
+
+
+def stepper(task: FitTask, steps: int) -> Callable[[int], Tensor]:
+    """The float phase's step, alone: given 0, 1, ... ``steps`` - 1 it makes that step and returns
+    its loss. For timing: nothing is checked or saved.
+    """
+    base = _to_device(get_base(task.base_id, task.config), task.device.torch_device)
+    return _Loop(task, FloatParameters(task.config, base), "float", steps, steps, None).step
 
 
 def _steps(task: FitTask, weights: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,0 +1,75 @@
+"""Each benchmark runs, checks itself, and writes what its page documents."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def _run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark; its JSON, once it has agreed with its TSV."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments, "-o", str(output)]
+    # One thread: enough for what is tiny, and no spinning where other tests run.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(output.read_text())
+    assert document["benchmark"] == name
+    assert {"codecaux", "cpu", "cores", "threads", "torch", "load_average_1_minute"} <= set(
+        document["machine"]
+    )
+    with output.with_suffix(".tsv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    assert len(table) == len(document["results"])
+    for line, result in zip(table, document["results"], strict=True):
+        assert list(line) == ["codecaux", *result]
+    return document
+
+
+def test_fit(tmp_path: Path) -> None:
+    arguments = "--nets tiny --no-lpips --batch 1 --patch 32 --repeats 2 --steps-per-repeat 1"
+    rows = _run("fit", tmp_path / "fit.json", *arguments.split())["results"]
+    assert {(row["dtype"], row["objective"]) for row in rows} == {
+        (dtype, objective)
+        for dtype in ("fp32", "bf16")
+        for objective in ("fidelity", "fidelity+ssim")
+    }
+    for row in rows:
+        assert row["steps_per_second"] * row["milliseconds_per_step"] == pytest.approx(1000)
+        assert row["repeats"] == 2
+        if row["dtype"] == "fp32":
+            assert row["times_fp32"] == 1.0
+        if row["objective"] == "fidelity":
+            assert row["terms_cost_per_own_step"] == 0.0
+
+
+def test_enhance(tmp_path: Path) -> None:
+    arguments = "--nets tiny --sizes 64x46 --frames 3 --repeats 2 --matrix-size 128"
+    (row,) = _run("enhance", tmp_path / "enhance.json", *arguments.split())["results"]
+    assert (row["coded"], row["shown"]) == ("64x46", "128x92")
+    assert row["macs_per_frame"] == 64 * 48 * 13_266
+    for part in ("network", "enhance", "player_to_nowhere", "player_to_pipe"):
+        assert row[f"{part}_of_limit"] == pytest.approx(row[f"{part}_fps"] / row["limit_fps"])
+    assert 0 < row["player_to_pipe_fps"]
+
+
+def test_memory(tmp_path: Path) -> None:
+    arguments = "--size 96x64 --seconds 0.25 --loops 2 --steps 10"
+    rows = _run("memory", tmp_path / "memory.json", *arguments.split())["results"]
+    assert [row["frames"] for row in rows] == [6, 12]
+    assert rows[0]["encoder_ratio"] == 1.0
+    assert 50 < rows[1]["encoder_mib"] < 2000
+    assert rows[1]["encoder_ratio"] == pytest.approx(
+        rows[1]["encoder_mib"] / rows[0]["encoder_mib"]
+    )
