@@ -68,7 +68,9 @@ _REFUSED_PARAMETERS = frozenset(
         *("crf", "fps", "input", "input-res", "output", "preset"),
     )
 )
+_NO_TRACK = "v:999?"  # which no file has; "?" allows that
 _FRAME_THREADS = 2
+_MIN_CODED_SIZE = 16  # of ffmpeg's libx265
 _MAX_TIMESCALE = 2**31 - 1
 _MIN_TIMESCALE = 10_000
 
@@ -80,7 +82,7 @@ class StreamSettings:
     ``crf`` 0..51 (x265's constant rate factor), ``scale`` source size / coded size,
     ``downscale`` one of DOWNSCALERS, ``keyint`` the most frames between random access points
     (None: x265's default, 250), ``threads`` x265's pool (0: all cores; the result is the same).
-    Raises UsageError where a value is not one of these.
+    Raises UsageError otherwise.
     """
 
     crf: float
@@ -121,13 +123,14 @@ def encode_stream(
     """Encode ``source`` to ``output`` (.mp4, or .mkv by its suffix), whole or not at all.
 
     The result is decoded and its frame count and every timestamp compared with the source's.
-    Raises UsageError (suffix, scale), InputError (a time base no mp4 can hold), ToolFailedError.
+    Raises UsageError (suffix, scale), InputError (size, time base), ToolFailedError.
     """
     started = time.monotonic()
     if output.suffix.lower() not in _CONTAINERS:
         expected = ", ".join(_CONTAINERS)
         raise UsageError(f"expected an output ending in {expected}, got {output.name}")
     geometry = Geometry(source.info.format.width, source.info.format.height, settings.scale)
+    _check_size(geometry)
     tracks = plan_tracks(source.original, is_matroska=_is_matroska(output))
     yield StageStarted("stream", source.num_frames)
     if tracks.dropped:
@@ -140,6 +143,15 @@ def encode_stream(
         _verify(source, temporary, [str(ffmpeg.path), *arguments])
     yield StageDone("stream", time.monotonic() - started)
     return StreamResult(output, geometry, source.num_frames, output.stat().st_size, tracks.dropped)
+
+
+def _check_size(geometry: Geometry) -> None:
+    width, height = geometry.coded_width, geometry.coded_height
+    if min(width, height) < _MIN_CODED_SIZE:
+        raise InputError(
+            f"expected a coded picture of at least {_MIN_CODED_SIZE}x{_MIN_CODED_SIZE} for x265, "
+            f"got {width}x{height} at --scale {float(geometry.scale):g}; give a smaller one"
+        )
 
 
 # -------------------------------------------------------------------------------------- arguments
@@ -179,7 +191,9 @@ def _inputs(source: PreparedSource, tracks: TrackPlan) -> tuple[Any, list[Any]]:
     clock = {"copyts": None, "itsoffset": f"{-float(source.start_seconds):.6f}"}
     pictures = ffmpeg_python.input(picture_file, noautorotate=None, **clock)
     original = ffmpeg_python.input(file_argument(source.original), itsoffset=clock["itsoffset"])
-    return pictures["V:0"], [original[specifier] for specifier in tracks.specifiers]
+    # Without a track the original would not be opened, but its metadata is wanted.
+    specifiers = tracks.specifiers or (_NO_TRACK,)
+    return pictures["V:0"], [original[specifier] for specifier in specifiers]
 
 
 def picture_filters(

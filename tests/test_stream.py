@@ -16,7 +16,7 @@ from codecaux.encoder.convert import SourceOptions
 from codecaux.encoder.mux import Track, choose_tracks
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.stream import StreamResult, StreamSettings, encode_stream, timescale_of
-from codecaux.errors import ToolFailedError, UsageError
+from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.events import Notice, Progress, drain
 from codecaux.ffmpeg import Ffmpeg, run_ffmpeg
 from codecaux.frames import read_frames
@@ -241,6 +241,27 @@ def test_tracks_beside_a_mezzanine_stay_in_step(
     first_picture = float(shown_at(result.path)[0])
     assert first_picture - max(starts[0], 0) == pytest.approx(0.5, abs=0.05), (gap, starts)
     assert packets(result.path, "audio") == packets(both, "audio")
+
+
+def test_a_mezzanine_of_a_silent_source_keeps_its_title(
+    make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg
+) -> None:
+    clip = make_clip(
+        "silent-444.mkv", pixel_format="yuv444p", options=("-metadata", "title=Silent")
+    )
+    result = encoded(clip, tmp_path / "title.mp4", ffmpeg, to_420=True)
+    with av.open(str(result.path)) as container:
+        assert container.metadata["title"] == "Silent"
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_what_x265_cannot_code_is_refused(
+    make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg
+) -> None:
+    clip = make_clip("small.mkv", size=(17, 16), frames=3)
+    with pytest.raises(InputError, match=r"at least 16x16.*10x8.*--scale 2"):
+        encoded(clip, tmp_path / "title.mp4", ffmpeg)
+    assert not (tmp_path / "title.mp4").exists()
 
 
 def test_what_a_container_cannot_hold_is_named(
