@@ -115,8 +115,8 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
 def _markdown(rows: list[dict[str, str]]) -> str:
     """The README's table: bicubic -> enhanced, and the mean gains."""
     lines = [
-        "| title | stream | weights | VMAF v1 | v0.6.1 | NEG | LPIPS | PSNR-Y | SSIM | fit |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| title | stream | weights | VMAF v1 | v0.6.1 | NEG | LPIPS | PSNR-Y | SSIM |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     digits = {"lpips": 3, "ssim": 3}
     order = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
@@ -126,12 +126,12 @@ def _markdown(rows: list[dict[str, str]]) -> str:
         for metric in order:
             pair = [float(row[f"{metric}_{v}"]) for v in ("bicubic", "enhanced")]
             cells.append(" → ".join(f"{value:.{digits.get(metric, 1)}f}" for value in pair))
-        lines.append("| " + " | ".join([*cells, f"{row['fit_seconds']} s"]) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     gains = []
     for metric in order:
         deltas = [float(r[f"{metric}_enhanced"]) - float(r[f"{metric}_bicubic"]) for r in rows]
         gains.append(f"{sum(deltas) / len(deltas):+.{digits.get(metric, 1)}f}")
-    lines.append("| **mean gain** | | | " + " | ".join(f"**{g}**" for g in gains) + " | |")
+    lines.append("| **mean gain** | | | " + " | ".join(f"**{g}**" for g in gains) + " |")
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {rows[0]['device']}"
     return "\n".join([*lines, "", f"Machine: {machine}"])
 
