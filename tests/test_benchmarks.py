@@ -61,7 +61,7 @@ def test_enhance(tmp_path: Path) -> None:
     assert row["macs_per_frame"] == 64 * 48 * 13_266
     for part in ("network", "enhance", "player_to_nowhere", "player_to_pipe"):
         assert row[f"{part}_of_limit"] == pytest.approx(row[f"{part}_fps"] / row["limit_fps"])
-    assert 0 < row["player_to_pipe_fps"]
+    assert row["player_to_pipe_fps"] > 0
 
 
 def test_memory(tmp_path: Path) -> None:
