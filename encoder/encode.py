@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,14 +28,15 @@ from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
-from codecaux.encoder.stream import encode_stream
+from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
-from codecaux.errors import InputError, LpipsUnavailableError, UsageError
+from codecaux.errors import CodecauxError, InputError, LpipsUnavailableError, UsageError
 from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
 from codecaux.lpips import Lpips, LpipsNet, find_lpips
+from codecaux.lpips_files import locate_lpips_weights
 from codecaux.measure import ScoreTools, measure
 from codecaux.metadata import Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
@@ -69,14 +70,21 @@ def encode(settings: EncodeSettings) -> Events[EncodeResult]:
     stages; see :mod:`codecaux.errors`.
     """
     _check_paths(settings)
+    _check_settings(settings)
     ffmpeg = find_ffmpeg()
     device = choose_device(settings.device)
     work = open_work_dir(settings)
     yield Notice(f"device: {device.description}")
     clock = _Clock()
     job = _Job(settings, ffmpeg, device, work)
-    source = yield from clock.watch(job.prepare())
-    yield from clock.watch(job.stream(source))
+    try:
+        source = yield from clock.watch(job.prepare())
+        yield from clock.watch(job.stream(source))
+    except CodecauxError:
+        # A refused source leaves nothing to go on with, and must not look like an interrupted one.
+        if not settings.resume and not work.stream.exists():
+            work.remove()
+        raise
     yield from clock.watch(job.weights(source))
     scores = yield from clock.watch(job.score(source))
     yield from clock.watch(job.finish(scores))
@@ -101,8 +109,29 @@ def _check_paths(settings: EncodeSettings) -> None:
             raise UsageError(f"the output {path} is the input itself; choose another with -o")
         if path.is_dir():
             raise UsageError(f"expected a file name for the output, got the folder {path}")
-        if path.exists() and not (settings.overwrite or settings.resume):
+        if not path.parent.is_dir():
+            raise UsageError(f"expected the folder {path.parent} to exist; create it first")
+        is_resumed = settings.resume and settings.work_dir.exists()
+        if path.exists() and not (settings.overwrite or is_resumed):
             raise UsageError(f"{path} exists; add -y to replace it, or choose another with -o")
+
+
+def _check_settings(settings: EncodeSettings) -> None:
+    """What can be refused at once is not refused after an hour."""
+    if settings.output.suffix.lower() not in CONTAINERS:
+        raise UsageError(
+            f"expected an output ending in {', '.join(CONTAINERS)}, got {settings.output}"
+        )
+    net_config(settings.net, settings.stream.scale)
+    _bank_settings(settings)
+    # None to be had is no reason to stop; a named file that is no such thing is.
+    with suppress(LpipsUnavailableError):
+        locate_lpips_weights("alex", explicit=settings.lpips_weights, allow_download=False)
+
+
+def _bank_settings(settings: EncodeSettings) -> BankSettings:
+    fit = settings.fit
+    return BankSettings(patch=fit.patch, max_bytes=fit.bank_bytes, seed=fit.seed)
 
 
 class _Clock:
@@ -173,10 +202,6 @@ class _Job:
         return Geometry(size.width, size.height, self.settings.stream.scale)
 
     def _bank(self, source: PreparedSource) -> Events[PatchBank]:
-        fit_settings = self.settings.fit
-        bank_settings = BankSettings(
-            patch=fit_settings.patch, max_bytes=fit_settings.bank_bytes, seed=fit_settings.seed
-        )
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
@@ -188,7 +213,7 @@ class _Job:
                     self._geometry(source),
                     source.info.format,
                     self._config.alignment,
-                    bank_settings,
+                    _bank_settings(self.settings),
                 )
             )
 
@@ -265,16 +290,15 @@ class _Job:
         file = read_weights(self.work.weights)
         plain = {name: {m: s.value(m) for m in METRICS} for name, s in scores.items()}
         scored = replace(file, metadata=replace(file.metadata, scores=plain))
-        write_atomic(self.work.weights, pack(scored))
+        # The weights first: a stream without them plays, weights without a stream do not. They are
+        # written, not moved: their folder may be on another disk.
+        write_atomic(self.settings.weights, pack(scored))
         try:
-            # The weights first: a stream without them plays, weights without a stream do not.
-            self.work.weights.replace(self.settings.weights)
             self.work.stream.replace(self.settings.output)
         except OSError as error:
             raise InputError(
-                f"expected to move the finished files to {self.settings.output.parent} and "
-                f"{self.settings.weights.parent} (on one disk), got: {error.strerror}; "
-                f"they are in {self.work.path}"
+                f"expected to move {self.work.stream} to {self.settings.output}, got: "
+                f"{error.strerror}; it is where it was"
             ) from error
         self.work.remove()
         yield StageDone("finish", time.monotonic() - started)

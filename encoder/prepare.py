@@ -140,13 +140,19 @@ def _check_options(options: SourceOptions) -> None:
             raise UsageError(f"expected a --size of at least 1x1, got {options.raw_size}")
         if options.raw_fps is None or options.raw_fps <= 0:
             raise UsageError("expected --fps above 0 with --size (raw frames), got none")
-        try:
-            av.VideoFormat(options.raw_pixel_format or "yuv420p", *options.raw_size)
-        except ValueError as error:
+        if not _is_raw_format(options.raw_pixel_format or "yuv420p"):
             raise UsageError(
                 f"expected ffmpeg's name of a pixel format, got {options.raw_pixel_format!r}; "
                 "for example yuv420p or yuv420p10le"
-            ) from error
+            )
+
+
+def _is_raw_format(name: str) -> bool:
+    try:
+        # A hardware surface (cuda, vaapi, ...) is a format by name, but has no samples.
+        return bool(av.VideoFormat(name, 16, 16).components)
+    except ValueError:
+        return False
 
 
 def _plan(

@@ -33,6 +33,7 @@ from codecaux.frames import decode_pictures
 from codecaux.video import Colour, Geometry, VideoFormat
 
 __all__ = [
+    "CONTAINERS",
     "DOWNSCALERS",
     "PRESETS",
     "StreamResult",
@@ -57,7 +58,7 @@ PRESETS = (
 # swscale's names.
 DOWNSCALERS = ("bicubic", "lanczos", "area", "spline", "bilinear", "gauss", "sinc")
 
-_CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
+CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
 _PARAMETER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PARAMETER_VALUE = re.compile(r"[A-Za-z0-9_.,+/()=-]{1,200}")
 # Names x265 would take a file from, or that undo what this module promises.
@@ -126,9 +127,8 @@ def encode_stream(
     Raises UsageError (suffix, scale), InputError (size, time base), ToolFailedError.
     """
     started = time.monotonic()
-    if output.suffix.lower() not in _CONTAINERS:
-        expected = ", ".join(_CONTAINERS)
-        raise UsageError(f"expected an output ending in {expected}, got {output.name}")
+    if output.suffix.lower() not in CONTAINERS:
+        raise UsageError(f"expected an output ending in {', '.join(CONTAINERS)}, got {output}")
     geometry = Geometry(source.info.format.width, source.info.format.height, settings.scale)
     _check_size(geometry)
     tracks = plan_tracks(source.original, is_matroska=_is_matroska(output))

@@ -158,6 +158,43 @@ def test_a_missing_folder_is_said(clip: Path, tmp_path: Path) -> None:
         drain(encode(_settings(clip, tmp_path / "nowhere")))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stream": StreamSettings(crf=24, scale=Fraction(3))},
+        {"fit": FitSettings(steps=12, bank_bytes=1 << 20)},
+        {"output": Path("title.avi")},
+        {"weights": Path("nowhere") / "title.weights"},
+        {"lpips_weights": Path("nowhere.safetensors")},
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    clip: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    paths = {k: tmp_path / v for k, v in changes.items() if isinstance(v, Path)}
+    with pytest.raises((UsageError, InputError), match="expected"):
+        next(encode(_settings(clip, tmp_path, **(changes | paths))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_source_leaves_nothing(
+    clip_interlaced: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """Else the corrected command would be told to resume."""
+    small = make_clip("small.mkv", size=(17, 16), frames=3)
+    for source, message in ((clip_interlaced, "--deinterlace"), (small, "at least 16x16")):
+        with pytest.raises(InputError, match=message):
+            drain(encode(_settings(source, tmp_path)))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_of_nothing_replaces_nothing(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "title.mp4").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="-y"):
+        drain(encode(_settings(clip, tmp_path, resume=True)))
+    assert (tmp_path / "title.mp4").read_bytes() == b"precious"
+
+
 def _stop_after(settings: EncodeSettings, stage: str) -> None:
     for event in encode(settings):
         if isinstance(event, StageDone) and event.stage == stage:

@@ -172,6 +172,7 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
         SourceOptions(raw_size=(4, 4)),
         SourceOptions(raw_size=(0, 4), raw_fps=Fraction(25)),
         SourceOptions(raw_size=(4, 4), raw_fps=Fraction(25), raw_pixel_format="nonsense"),
+        SourceOptions(raw_size=(4, 4), raw_fps=Fraction(25), raw_pixel_format="cuda"),
     ):
         with pytest.raises(UsageError):
             prepared(tmp_path / "a.yuv", tmp_path, options)

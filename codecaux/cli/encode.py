@@ -63,7 +63,7 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
 @_setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit.")
 @_setting(
     "--bank-mib",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=16),
     field="fit.bank_bytes",
     unit=1 << 20,
     help="Memory for patches, in MiB.",
