@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PYTEST  = $(BIN)/pytest $(PYTEST_ARGS)
+# Tests run the library in pytest's process, where nothing sets this: see decision 0002.
+PYTEST  = OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: help setup demo test test-fast test-slow typecheck lint format wheel clean
 .DEFAULT_GOAL := help
