@@ -122,6 +122,7 @@ def play(
             num_frames=info.num_frames_from_header,
         ),
     )
+    yield from _shortfall(info, statistics)
     return _report(settings, weights, device, (info.format, output.format), statistics)
 
 
@@ -241,6 +242,20 @@ def _file_notices(target: Path, settings: PlaySettings, output: OutputFormat) ->
         yield Notice(
             f"{codecs.count(None)} of {len(codecs)} subtitle streams cannot be stored in "
             f"{target.suffix} and are left out",
+            "warning",
+        )
+
+
+def _shortfall(info: ClipInfo, done: PipelineStatistics) -> Iterator[Notice]:
+    """A warning where the stream ended long before its header says."""
+    promised = info.num_frames_from_header
+    if promised is None or done.is_stopped:
+        return
+    # A header may count a frame or two that no player shows.
+    if promised - done.num_frames > max(2, promised // 50):
+        yield Notice(
+            f"{info.path} is truncated or damaged: expected {promised} frames as its header "
+            f"promises, got {done.num_frames}; fetch or copy the file again",
             "warning",
         )
 

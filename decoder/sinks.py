@@ -217,8 +217,8 @@ def y4m_header(output: OutputFormat) -> bytes:
     fps = output.constant_fps
     if fps is None:
         raise UsageError(
-            "expected a constant frame rate for y4m, got one that varies; choose --stdout-format "
-            "nut, which keeps every timestamp"
+            "expected a constant frame rate for y4m, got one that varies; choose --format nut, "
+            "which keeps every timestamp"
         )
     colour, ratio = output.format.colour, output.sample_aspect_ratio
     # The format has no tag for the siting of 10-bit chroma.

@@ -35,7 +35,7 @@ from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
-from codecaux.lpips import Lpips, LpipsNet, find_lpips
+from codecaux.lpips import Lpips, LpipsNet, find_lpips, min_size
 from codecaux.lpips_files import locate_lpips_weights
 from codecaux.measure import ScoreTools, measure
 from codecaux.metadata import Json, WeightsMetadata
@@ -221,7 +221,10 @@ class _Job:
         settings = self.settings.fit
         objective = objective_by_name(settings.objective)
         lpips = None
-        if objective.wants_lpips:
+        shape = bank.source[0].shape[1:]
+        if objective.wants_lpips and min(shape) < min_size("squeeze"):
+            yield Notice(f"the fit does without LPIPS: the picture is only {shape[1]}x{shape[0]}")
+        elif objective.wants_lpips:
             lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
             lpips = lpips.cast(self.device.compute_dtype) if lpips else None
         terms = LossTerms(objective, bank.format.colour, lpips)

@@ -21,7 +21,7 @@ from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings
 from codecaux.errors import InputError, UsageError, WeightsStreamMismatchError
-from codecaux.events import Progress, StageDone, drain
+from codecaux.events import Notice, Progress, StageDone, drain
 from codecaux.frames import count_frames, read_frames
 from codecaux.hevc import hash_stream
 from codecaux.probe import probe
@@ -118,6 +118,16 @@ def test_odd_size(clip_odd: Path, tmp_path: Path) -> None:
     result = drain(encode(_settings(clip_odd, tmp_path)))
     enhancer = open_enhancer(result.stream, result.weights, device=choose_device("cpu"))
     assert (enhancer.format.width, enhancer.format.height) == (99, 75)
+
+
+def test_a_picture_too_small_for_lpips(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("small-tall.mkv", size=(15, 33), frames=3)
+    fit = FitSettings(steps=10, batch=1, objective="balanced")
+    stream = StreamSettings(crf=30, preset="ultrafast", scale=Fraction(1))
+    events = list(encode(_settings(clip, tmp_path, fit=fit, stream=stream)))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert any("without LPIPS: the picture is only 16x32" in message for message in said)
+    assert count_frames(tmp_path / "title.mp4") == 3
 
 
 def test_ten_bits(clip_10bit: Path, tmp_path: Path) -> None:
