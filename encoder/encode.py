@@ -7,6 +7,7 @@ Every stage leaves a whole file in the work folder, so that a killed encode goes
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,11 @@ def _check_paths(settings: EncodeSettings) -> None:
             raise UsageError(f"expected a file name for the output, got the folder {path}")
         if not path.parent.is_dir():
             raise UsageError(f"expected the folder {path.parent} to exist; create it first")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(
+                f"expected to be able to write {path}, got a folder that is read-only to you; "
+                "choose another"
+            )
         is_resumed = settings.resume and settings.work_dir.exists()
         if path.exists() and not (settings.overwrite or is_resumed):
             raise UsageError(f"{path} exists; add -y to replace it, or choose another with -o")

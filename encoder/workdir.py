@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,15 +75,17 @@ def open_work_dir(settings: EncodeSettings) -> WorkDir:
                 "to start again"
             )
         work.remove()
-    with suppress(FileExistsError):
-        try:
-            work.path.mkdir()
-        except FileNotFoundError as error:
-            raise UsageError(
-                f"expected the folder {work.path.parent} to exist; create it first"
-            ) from error
-        except PermissionError as error:
-            raise InputError(f"expected to be able to write in {work.path.parent}") from error
+    try:
+        work.path.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"expected the folder {work.path.parent} to exist; create it first"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"expected to be able to write in {work.path.parent}, got: {error.strerror}; "
+            "choose another folder with -o"
+        ) from error
     write_atomic(work._identity, _to_bytes(wanted))
     return work
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -184,6 +185,24 @@ def test_what_cannot_work_is_refused_at_once(
     paths = {k: tmp_path / v for k, v in changes.items() if isinstance(v, Path)}
     with pytest.raises((UsageError, InputError), match="expected"):
         next(encode(_settings(clip, tmp_path, **(changes | paths))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_said_at_once(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may write anywhere, so the system's answer is made up.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(InputError, match="read-only"):
+        next(encode(_settings(clip, tmp_path)))
+    monkeypatch.undo()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="Read-only file system"):
+        next(encode(_settings(clip, tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
