@@ -197,7 +197,7 @@ def test_an_unwritable_folder_is_said_at_once(
         next(encode(_settings(clip, tmp_path)))
     monkeypatch.undo()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
