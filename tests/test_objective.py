@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from codecaux.architecture import net_config
 from codecaux.colour import Planes
 from codecaux.encoder.objective import (
     OBJECTIVES,
@@ -18,7 +19,7 @@ from codecaux.encoder.objective import (
     objective_by_name,
 )
 from codecaux.errors import UsageError
-from codecaux.video import Colour
+from codecaux.video import SCALES, Colour
 
 
 def _planes(seed: int, size: int = 64) -> Planes:
@@ -77,6 +78,13 @@ def test_the_terms_are_weighted_as_told() -> None:
     only = replace(OBJECTIVES["fidelity"], luma=2.0, chroma=0.0)
     loss = LossTerms(only, Colour(), None)(other, source)
     assert loss.item() == pytest.approx(2 * charbonnier(other.y, source.y).item())
+
+
+def test_a_cheap_net_gets_fewer_lpips_patches() -> None:
+    balanced = objective_by_name("balanced")
+    for scale in SCALES:
+        assert balanced.for_net(net_config("light", scale)).lpips_patches == 4
+        assert balanced.for_net(net_config("tiny", scale)).lpips_patches == 2
 
 
 def test_unknown_objective_names_the_known_ones() -> None:
