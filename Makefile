@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python tools/make_demo_title.py demo/title.mkv
-	$(BIN)/codecaux encode -y --crf 24 --net tiny --steps 600 -o demo/title.mp4 demo/title.mkv
+	$(BIN)/codecaux encode -y --crf 24 --net tiny --steps 400 -o demo/title.mp4 demo/title.mkv
 	$(BIN)/codecaux play -y -o demo/enhanced.mkv demo/title.mp4 demo/title.weights
 
 # CODECAUX_NO_SKIP=1 turns every skip into a failure, but for tests that need a CUDA device.
