@@ -29,6 +29,7 @@ import torch
 from common import Timing, interleave, matrix_macs_per_second, write_results
 
 from codecaux.architecture import SrUnetConfig, net_config, parameter_shapes
+from codecaux.cli.main import keep_freed_memory
 from codecaux.decoder.enhance import Enhancer, FloatSet
 from codecaux.decoder.pipeline import OutputFormat, run_pipeline
 from codecaux.decoder.sinks import Y4mSink
@@ -75,6 +76,7 @@ class NullSink:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the program does
     options = _parse()
     device = choose_device("cpu")
     rates = {

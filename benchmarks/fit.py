@@ -27,6 +27,7 @@ from common import Timing, interleave, write_results
 
 from codecaux.architecture import net_config
 from codecaux.bases import DEFAULT_BASE_ID
+from codecaux.cli.main import keep_freed_memory
 from codecaux.device import choose_device
 from codecaux.encoder.bank import PatchBank
 from codecaux.encoder.fit import FitTask, stepper
@@ -57,6 +58,7 @@ class Variant:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the program does
     options = _parse()
     bank = synthetic_bank(options.patch)
     lpips = None if options.no_lpips else _find_lpips(options.lpips_weights)

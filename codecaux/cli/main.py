@@ -24,7 +24,7 @@ from codecaux import __version__
 from codecaux.cli.session import Session
 from codecaux.errors import CodecauxError
 
-__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
+__all__ = ["COMMANDS", "LazyGroup", "cli", "keep_freed_memory", "main"]
 
 # mallopt's parameters in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     session = Session(json="--json" in arguments)
     _let_idle_threads_sleep_soon()
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         with _sigterm_as_interrupt():
             return _run(arguments, session)
@@ -128,7 +128,7 @@ def _let_idle_threads_sleep_soon() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep large freed blocks instead of handing each back to the kernel.
 
     A frame's activations are tens of megabytes each: mapped anew they are page-faulted anew, which
