@@ -31,6 +31,7 @@ from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
+from codecaux.encoder.x265 import check_parameters
 from codecaux.errors import CodecauxError, InputError, LpipsUnavailableError, UsageError
 from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
@@ -73,6 +74,7 @@ def encode(settings: EncodeSettings) -> Events[EncodeResult]:
     _check_paths(settings)
     _check_settings(settings)
     ffmpeg = find_ffmpeg()
+    check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
     work = open_work_dir(settings)
     yield Notice(f"device: {device.description}")

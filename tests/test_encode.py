@@ -21,8 +21,10 @@ from codecaux.device import choose_device
 from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings
+from codecaux.encoder.x265 import check_parameters
 from codecaux.errors import InputError, UsageError, WeightsStreamMismatchError
 from codecaux.events import Notice, Progress, StageDone, drain
+from codecaux.ffmpeg import Ffmpeg
 from codecaux.frames import count_frames, read_frames
 from codecaux.hevc import hash_stream
 from codecaux.probe import probe
@@ -162,6 +164,20 @@ def test_the_input_is_never_the_output(clip: Path, tmp_path: Path) -> None:
     for key in ("output", "weights"):
         with pytest.raises(UsageError, match="input itself"):
             drain(encode(_settings(clip, tmp_path, **{key: clip}, overwrite=True)))
+
+
+@pytest.mark.parametrize("parameter", [("foo", "bar"), ("aq-mode", "often")])
+def test_an_x265_parameter_that_would_be_ignored_is_refused(
+    clip: Path, tmp_path: Path, parameter: tuple[str, str]
+) -> None:
+    stream = StreamSettings(crf=24, preset="ultrafast", x265_params=(parameter,))
+    with pytest.raises(UsageError, match=parameter[0]):
+        drain(encode(_settings(clip, tmp_path, stream=stream)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_known_x265_parameter_is_taken(ffmpeg: Ffmpeg) -> None:
+    check_parameters(ffmpeg, (("aq-mode", "3"), ("no-sao", "1")))
 
 
 def test_a_missing_folder_is_said(clip: Path, tmp_path: Path) -> None:
