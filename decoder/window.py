@@ -184,11 +184,14 @@ class WindowSink:
             )
 
     def _last_words(self) -> str:
-        if self._messages is None or self._messages.closed:
+        if self._messages is None:
             return ""
-        end = self._messages.seek(0, 2)
-        self._messages.seek(max(end - _TAIL_BYTES, 0))
-        return self._messages.read().decode("utf-8", "replace")
+        try:
+            end = self._messages.seek(0, 2)
+            self._messages.seek(max(end - _TAIL_BYTES, 0))
+            return self._messages.read().decode("utf-8", "replace")
+        except ValueError:  # abort() has closed it, at any moment, from another thread
+            return ""
 
     def _drop_messages(self) -> None:
         if self._messages is not None:

@@ -317,7 +317,9 @@ def test_sigterm_says_how_to_resume(make_clip, tmp_path: Path) -> None:  # type:
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # A shell shows both as 130. Python ends itself by SIGINT after whatever main() returned where
+    # the interrupt went through exec() of a string, as it does while a dataclass is imported.
+    assert process.returncode in (130, -signal.SIGINT)
     assert "--resume" in err
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4.codecaux-work"]

@@ -293,11 +293,11 @@ def test_killed_without_warning_it_resumes(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "title.mp4"
     command = [sys.executable, "-m", "codecaux.cli.main", "encode", str(clip), "-o", str(output)]
     command += ["--net", "tiny", "--preset", "ultrafast", "--objective", "fidelity"]
-    command += ["--device", "cpu", "--steps", "400"]
+    command += ["--device", "cpu", "--steps", "1000"]
     log = (tmp_path / "log").open("wb")
     with log, subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process:
         _wait_for(tmp_path / "title.mp4.codecaux-work" / "stream.mp4", process)
-        time.sleep(3.0)
+        time.sleep(2.0)
         os.killpg(process.pid, signal.SIGKILL)
     assert not output.exists()
     assert not output.with_suffix(".weights").exists()
