@@ -166,6 +166,7 @@ class _Builder:
         )
 
     def add(self, index: int, coded: Frame, source: Frame) -> None:
+        """Offer every patch of frame ``index`` to the reservoir."""
         coded_planes = [self._at_least(p, n) for p, n in zip(coded.planes, (1, 2, 2), strict=True)]
         source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
         for top, left in self._corners(coded_planes[0].shape):
