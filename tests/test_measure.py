@@ -110,10 +110,9 @@ def test_different_colour_is_said(clip: Path, make_clip: MakeClip, tools: ScoreT
 def test_nothing_is_left_when_stopped(clip: Path, tools: ScoreTools) -> None:
     # The fixture of conftest.py fails the test if a child is still there.
     events = measure_files(clip, clip, tools)
-    for event in events:
-        if isinstance(event, Progress):
-            break
+    assert any(isinstance(event, Progress) for event in events)  # stops at the first
     events.close()
+    assert next(events, None) is None
 
 
 @given(value=st.integers(0, 255), full_range=st.booleans())

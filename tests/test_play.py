@@ -303,7 +303,8 @@ print("stopped" if report.is_stopped else "whole", report.num_frames, file=sys.s
 def test_playing_plain_does_not_wait_for_torch(stream: Path) -> None:
     code = PROGRAM + "assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, str(stream), "-", "nut"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def program(stream: Path, output: str, kind: str) -> list[str]:

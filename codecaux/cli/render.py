@@ -131,6 +131,7 @@ class LineRenderer:
         self._pace = Pace(interval_seconds, clock)
 
     def show(self, event: Event) -> None:
+        """Write the event's line, if it is due."""
         match event:
             case StageStarted():
                 self._pace.restart()
@@ -177,6 +178,7 @@ class BarRenderer:
         self._stage = ""
 
     def show(self, event: Event) -> None:
+        """Move the bar of the event's stage."""
         match event:
             case StageStarted():
                 self._begin(event.stage, event.total)
