@@ -26,7 +26,7 @@ import torch
 from common import Timing, interleave, write_results
 
 from codecaux.architecture import net_config
-from codecaux.bases import DEFAULT_BASE_ID
+from codecaux.bases import GENERATED_BASE_ID
 from codecaux.cli.main import keep_freed_memory
 from codecaux.device import choose_device
 from codecaux.encoder.bank import PatchBank
@@ -141,7 +141,7 @@ def measure_net(
         cast = lpips.cast(DTYPES[dtype]) if lpips is not None else None
         terms = LossTerms(objective.for_net(config), bank.format.colour, cast)
         settings = FitSettings(steps=max(total, 10), batch=options.batch, patch=options.patch)
-        task = FitTask(config, DEFAULT_BASE_ID, bank, terms, device, settings)
+        task = FitTask(config, GENERATED_BASE_ID, bank, terms, device, settings)
         step = stepper(task, max(total, 10))
         variants[dtype, name] = Variant(step, options.steps_per_repeat)
     actions = {f"{dtype} {name}": variant for (dtype, name), variant in variants.items()}

@@ -30,8 +30,10 @@ __all__ = [
     "Block",
     "SrUnetConfig",
     "blocks",
+    "coded_shapes",
     "config_from_json",
     "config_to_json",
+    "gain_name",
     "macs_per_coded_pixel",
     "merged_parameter_count",
     "net_config",
@@ -136,6 +138,20 @@ def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
     shapes["last.weight"] = (config.out_channels, config.widths[0], 1, 1)
     shapes["last.bias"] = (config.out_channels,)
     return shapes
+
+
+def coded_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a weights file may hold: those of the network, then the
+    gains, one for each output channel of each kernel.
+    """
+    shapes = parameter_shapes(config)
+    gains = {gain_name(n): s[:1] for n, s in shapes.items() if n.endswith(".weight")}
+    return shapes | gains
+
+
+def gain_name(kernel: str) -> str:
+    """The name of the gains of a kernel: "down1.0.gain" for "down1.0.weight"."""
+    return kernel.removesuffix("weight") + "gain"
 
 
 def merged_parameter_count(config: SrUnetConfig) -> int:

@@ -1,45 +1,235 @@
 """Base networks: what a weights file's integers are added to.
 
-A file names its base by id. ``init-1`` is not stored anywhere: it is a pseudo-random
-initialisation drawn from PCG64, whose stream numpy guarantees across versions and machines, so
-encoder and decoder make the same one. Differences from it are smaller than whole weights because
-a short fit stays near where it started.
+A file names its base by id. Trained bases ship inside the package, one safetensors file each
+(fp16), whose id ends in the first eight hex digits of its SHA-256: a base can be added, never
+changed. More are looked for in the folder named by the environment variable CODECAUX_BASES.
+
+``init-1`` is not stored anywhere: it is a pseudo-random initialisation drawn from PCG64, whose
+stream numpy guarantees across versions and machines, so encoder and decoder make the same one.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+import os
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
 
-from codecaux.architecture import SrUnetConfig, blocks, parameter_shapes
-from codecaux.errors import WeightsBaseError
+from codecaux.architecture import (
+    SrUnetConfig,
+    blocks,
+    config_from_json,
+    config_to_json,
+    parameter_shapes,
+)
+from codecaux.errors import InputError, WeightsBaseError, WeightsFormatError
 
-__all__ = ["DEFAULT_BASE_ID", "KNOWN_BASE_IDS", "get_base"]
+__all__ = [
+    "BASES_VARIABLE",
+    "GENERATED_BASE_ID",
+    "SHIPPED_BASE_IDS",
+    "Base",
+    "BaseFile",
+    "base_bytes",
+    "default_base_id",
+    "get_base",
+    "known_base_ids",
+    "parse_base",
+    "shipped_bytes",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
-DEFAULT_BASE_ID = "init-1"
-KNOWN_BASE_IDS = (DEFAULT_BASE_ID,)
+GENERATED_BASE_ID = "init-1"
+# In the order of their making: the last of a net and scale is its default. None may ever go away
+# while files that name it are about. docs/bases.md is the record of their training.
+SHIPPED_BASE_IDS: tuple[str, ...] = ()
+BASES_VARIABLE = "CODECAUX_BASES"
+
+_FOLDER = "basenets"
+_SUFFIX = ".safetensors"
+_FORMAT_KEY, _FORMAT_VERSION = "codecaux_base", "1"
+_HASH_DIGITS = 8
+_MAX_BYTES = 64 << 20
 # Blocks with an identity branch start at a fraction of He's scale: each already passes x on.
 _BRANCH_GAIN = 0.5
 
 
-def get_base(base_id: str | None, config: SrUnetConfig) -> dict[str, FloatArray]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A network to start from: merged form without identity branches, as weights files have it."""
+
+    config: SrUnetConfig
+    tensors: Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseFile:
+    """A parsed base file: its id, the network (rounded to fp16), the record of its training."""
+
+    base_id: str
+    base: Base
+    record: Mapping[str, Any]
+
+
+def get_base(
+    base_id: str | None, config: SrUnetConfig, *, made_by: str | None = None
+) -> dict[str, FloatArray]:
     """Name -> float32 tensor of every parameter (merged form, without identity branches).
 
-    No id means zeros: the file holds whole weights. WeightsBaseError for an unknown id.
+    No id means zeros: the file holds whole weights. WeightsBaseError for an id that is not here
+    or is another network's; ``made_by`` names the version that made the file.
     """
     if base_id is None:
         return {n: np.zeros(s, np.float32) for n, s in parameter_shapes(config).items()}
-    if base_id == DEFAULT_BASE_ID:
+    if base_id == GENERATED_BASE_ID:
         return _generated(config)
-    raise WeightsBaseError(
-        f"these weights are a difference from the base {base_id[:64]!r}, which this version of "
-        f"codecaux does not have (it has: {', '.join(KNOWN_BASE_IDS)}); "
-        "install the version named in the file's metadata (codecaux inspect shows it)"
-    )
+    found = _find(base_id)
+    if found is None:
+        source = made_by or "the version named in the file's metadata (codecaux inspect shows it)"
+        raise WeightsBaseError(
+            f"these weights are a difference from the base {base_id[:64]!r}, which this version of "
+            f"codecaux does not have (it has: {', '.join(known_base_ids())}); install {source}, "
+            f"or put the base's file into a folder that {BASES_VARIABLE} names"
+        )
+    if _shape_of(found.base.config) != _shape_of(config):
+        raise WeightsBaseError(
+            f"the base {base_id[:64]!r} is a network {_shape_of(found.base.config)}, the weights "
+            f"are of {_shape_of(config)}: the file is damaged, make it again"
+        )
+    return {name: value.copy() for name, value in found.base.tensors.items()}
+
+
+def default_base_id(config: SrUnetConfig) -> str:
+    """The base that a new fit of ``config`` starts from: the newest shipped one of its shape."""
+    prefix = _id_prefix(config)
+    fitting = [base_id for base_id in SHIPPED_BASE_IDS if base_id.startswith(prefix)]
+    return fitting[-1] if fitting else GENERATED_BASE_ID
+
+
+def known_base_ids() -> tuple[str, ...]:
+    """Every id that :func:`get_base` knows, the generated one first."""
+    extra = sorted(path.name.removesuffix(_SUFFIX) for path in _extra_files())
+    return (GENERATED_BASE_ID, *SHIPPED_BASE_IDS, *extra)
+
+
+def base_bytes(base: Base, record: Mapping[str, Any]) -> bytes:
+    """A base file: fp16 tensors in safetensors, its architecture and training record beside them.
+
+    WeightsFormatError where a value is not finite in fp16.
+    """
+    arrays = {name: base.tensors[name].astype(np.float16) for name in parameter_shapes(base.config)}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise WeightsFormatError(f"expected finite fp16 values in {name}, got NaN or infinity")
+    metadata = {
+        _FORMAT_KEY: _FORMAT_VERSION,
+        "architecture": config_to_json(base.config),
+        "record": json.dumps(record, sort_keys=True),
+    }
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def parse_base(data: bytes) -> BaseFile:
+    """Read :func:`base_bytes`'s output, whatever the bytes are; WeightsFormatError says why not."""
+    try:
+        header_bytes = int.from_bytes(data[:8], "little")
+        header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes])
+        metadata = header["__metadata__"]
+        if metadata[_FORMAT_KEY] != _FORMAT_VERSION:
+            raise WeightsFormatError(
+                f"expected a base file of version {_FORMAT_VERSION}, got {metadata[_FORMAT_KEY]!r}"
+            )
+        config = config_from_json(metadata["architecture"])
+        record: dict[str, Any] = json.loads(metadata["record"])
+        arrays = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsFormatError(f"expected a base file of codecaux, got: {error}") from error
+    tensors = _checked(arrays, config)
+    digest = hashlib.sha256(data).hexdigest()[:_HASH_DIGITS]
+    return BaseFile(f"{_id_prefix(config)}{digest}", Base(config, tensors), record)
+
+
+def _checked(arrays: Mapping[str, Any], config: SrUnetConfig) -> dict[str, FloatArray]:
+    shapes = parameter_shapes(config)
+    if set(arrays) != set(shapes):
+        raise WeightsFormatError(
+            f"expected the {len(shapes)} tensors of {config.name}, got {len(arrays)} of other names"
+        )
+    result = {}
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if array.dtype != np.float16 or array.shape != shape or not np.isfinite(array).all():
+            raise WeightsFormatError(
+                f"expected {name} as finite fp16 {shape}, got {array.dtype} {array.shape}"
+            )
+        result[name] = array.astype(np.float32)
+    return result
+
+
+def shipped_bytes(base_id: str) -> bytes:
+    """The file of a shipped base, as it lies in the package."""
+    assert base_id in SHIPPED_BASE_IDS, f"expected a shipped base, got {base_id!r}"
+    return (resources.files("codecaux") / _FOLDER / f"{base_id}{_SUFFIX}").read_bytes()
+
+
+@functools.lru_cache(maxsize=8)
+def _shipped(base_id: str) -> BaseFile:
+    return _same_id(parse_base(shipped_bytes(base_id)), base_id)
+
+
+def _find(base_id: str) -> BaseFile | None:
+    """By comparison with known names only: an id out of a file never becomes part of a path."""
+    if base_id in SHIPPED_BASE_IDS:
+        return _shipped(base_id)
+    for path in _extra_files():
+        if path.name == f"{base_id}{_SUFFIX}":
+            return _same_id(_read(path), base_id)
+    return None
+
+
+def _extra_files() -> list[Path]:
+    folder = os.environ.get(BASES_VARIABLE)
+    if not folder:
+        return []
+    return sorted(path for path in Path(folder).glob(f"*{_SUFFIX}") if path.is_file())
+
+
+def _read(path: Path) -> BaseFile:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"expected a base file of at most {_MAX_BYTES} bytes at {path}")
+        return parse_base(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"expected a base file at {path}, got: {error.strerror}") from error
+
+
+def _same_id(file: BaseFile, base_id: str) -> BaseFile:
+    if file.base_id != base_id:
+        raise WeightsBaseError(
+            f"expected the base {base_id!r} in the file of that name, got {file.base_id!r}: the "
+            "installation is damaged or the file was renamed; install again, or name it by its id"
+        )
+    return file
+
+
+def _id_prefix(config: SrUnetConfig) -> str:
+    return f"{config.name}-{float(config.scale):g}x-"
+
+
+def _shape_of(config: SrUnetConfig) -> str:
+    return f"{config.widths} {config.blocks} x{float(config.scale):g}"
 
 
 def _generated(config: SrUnetConfig) -> dict[str, FloatArray]:

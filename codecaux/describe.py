@@ -105,6 +105,7 @@ def _describe_set(file: WeightsFile, weights: WeightSet) -> dict[str, Json]:
     return {
         "first_frame": weights.first_frame,
         "end_frame": weights.end_frame,
+        "reference": weights.reference,
         "num_tensors": len(weights.tensors),
         "num_weights": num_weights,
         "num_nonzero": sum(int(np.count_nonzero(t.values)) for t in weights.tensors.values()),

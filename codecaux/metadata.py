@@ -38,7 +38,7 @@ __all__ = [
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 FORMAT_NAME = "codecaux-weights"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_PARAMETERS = 1 << 22
 MAX_SIDE = 1 << 15
 MAX_FRAMES = 1 << 31
@@ -60,7 +60,8 @@ class WeightsMetadata:
 
     ``codec``, ``tools`` (name -> version) and ``settings`` (the resolved configuration, JSON
     values) are for the record. ``scores`` maps "bicubic" and "enhanced" to metric -> value; what
-    was not measured, or is not finite, is None.
+    was not measured, or is not finite, is None. ``format_version`` is what a file that was read
+    says; what is written says the oldest that can hold its sets.
     """
 
     architecture: SrUnetConfig
@@ -76,7 +77,7 @@ class WeightsMetadata:
     tools: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     created_by: str = ""
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
 
     @property
     def geometry(self) -> Geometry:
@@ -111,9 +112,10 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
     WeightsFormatError names the first field that is missing, of another type or out of range, and
     the version where the file is newer than this program.
     """
-    _check_version(entries)
+    version = _check_version(entries)
     _check_lengths(entries)
     return WeightsMetadata(
+        format_version=version,
         architecture=_architecture(_text(entries, "architecture")),
         source_width=_integer(entries, "source_width", 1, MAX_SIDE),
         source_height=_integer(entries, "source_height", 1, MAX_SIDE),
@@ -163,7 +165,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _check_version(entries: Mapping[str, str]) -> None:
+def _check_version(entries: Mapping[str, str]) -> int:
     got = entries.get("format")
     if got != FORMAT_NAME:
         raise WeightsFormatError(
@@ -176,6 +178,7 @@ def _check_version(entries: Mapping[str, str]) -> None:
             f"expected a weights file of format version {FORMAT_VERSION}, got {version}: it was "
             "made by a newer codecaux, upgrade this one"
         )
+    return version
 
 
 def _check_lengths(entries: Mapping[str, str]) -> None:

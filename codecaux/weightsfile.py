@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from codecaux.architecture import SrUnetConfig, parameter_shapes
+from codecaux.architecture import SrUnetConfig, coded_shapes, gain_name, parameter_shapes
 from codecaux.container import (
     MAX_FILE_BYTES,
     Archive,
@@ -55,6 +56,7 @@ __all__ = [
     "WeightsMetadata",
     "pack",
     "read_weights",
+    "reconstruct",
     "set_arrays",
     "unpack",
 ]
@@ -62,6 +64,7 @@ __all__ = [
 MAX_SETS = 4096
 # Over all sets, absent tensors not counted: 128 MiB as int32.
 MAX_VALUES = 1 << 25
+Reference = Literal["base", "previous"]
 _STEPS = "steps"
 # 4096 sets at some 50 characters each.
 _MAX_SETS_CHARS = 1 << 18
@@ -71,13 +74,21 @@ _MAX_SETS_CHARS = 1 << 18
 class WeightSet:
     """The weights for the frames ``first_frame`` <= index < ``end_frame`` (None: to the end).
 
-    ``tensors`` maps names of ``architecture.parameter_shapes`` to integers of exactly that shape.
-    A tensor that is absent is all zero: the base's own values where the file has a base.
+    ``tensors`` maps names of ``architecture.coded_shapes`` to integers of exactly that shape. A
+    tensor that is absent is all zero: the reference's own values where there is one. ``reference``
+    is what the integers are added to: the file's base, or the weights of the set before.
     """
 
     first_frame: int
     end_frame: int | None
     tensors: Mapping[str, QuantisedTensor]
+    reference: Reference = "base"
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can hold it: gains and references need version 2."""
+        has_gains = any(name.endswith(".gain") for name in self.tensors)
+        return 2 if has_gains or self.reference != "base" else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,11 +110,14 @@ def pack(file: WeightsFile) -> bytes:
     """The bytes of ``title.weights``: the same input gives the same bytes (with one zstd version).
 
     What is written is read back before it is returned, so that no file leaves that
-    :func:`unpack` would refuse; the errors are unpack's.
+    :func:`unpack` would refuse; the errors are unpack's. The format version is the oldest that
+    can hold the sets, whatever the metadata says.
     """
+    version = max(weights.format_version for weights in file.sets)
+    file = replace(file, metadata=replace(file.metadata, format_version=version))
     arrays: dict[str, Array] = {}
     for index, weights in enumerate(file.sets):
-        own = set_arrays(weights, file.metadata.architecture)
+        own = set_arrays(weights, file.metadata.architecture, version)
         arrays |= {f"s{index}/{name}": array for name, array in own.items()}
     entries = metadata_to_text(file.metadata) | {"sets": _ranges_to_json(file.sets)}
     data = compress(serialise_archive(Archive(entries, arrays)))
@@ -121,14 +135,36 @@ def unpack(data: bytes) -> WeightsFile:
     metadata = metadata_from_text(archive.metadata)
     ranges = _ranges_from_json(archive.metadata.get("sets", ""))
     _check_names(archive.arrays, len(ranges))
-    shapes = parameter_shapes(metadata.architecture)
+    config = metadata.architecture
+    shapes = coded_shapes(config) if metadata.format_version > 1 else parameter_shapes(config)
     steps = [_read_steps(archive.arrays[f"s{k}/{_STEPS}"], shapes) for k in range(len(ranges))]
     _check_num_values(steps, shapes)
     sets = tuple(
-        WeightSet(first, end, _read_tensors(archive.arrays, index, steps[index], shapes))
-        for index, (first, end) in enumerate(ranges)
+        WeightSet(first, end, _read_tensors(archive.arrays, index, steps[index], shapes), reference)
+        for index, (first, end, reference) in enumerate(ranges)
     )
     return WeightsFile(metadata, sets)
+
+
+def reconstruct(
+    tensors: Mapping[str, QuantisedTensor],
+    start: Mapping[str, npt.NDArray[np.float32]],
+    config: SrUnetConfig,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights of a set from those of its reference, ``start``: the one way that all use.
+
+    ``w = fp32(fp32(start * fp32(1 + gain)) + fp32(step * q))``, docs/format.md section 4.
+    """
+    result = {}
+    for name in parameter_shapes(config):
+        value = start[name]
+        gain = tensors.get(gain_name(name)) if name.endswith(".weight") else None
+        if gain is not None:
+            factor = np.add(np.float32(1.0), gain.dequantise(), dtype=np.float32)
+            factor = factor.reshape(-1, *(1,) * (value.ndim - 1))
+            value = np.multiply(value, factor, dtype=np.float32)
+        result[name] = tensors[name].dequantise(value) if name in tensors else value
+    return result
 
 
 def read_weights(path: Path) -> WeightsFile:
@@ -146,9 +182,15 @@ def read_weights(path: Path) -> WeightsFile:
         raise type(error)(f"{path}: {error}") from error
 
 
-def set_arrays(weights: WeightSet, architecture: SrUnetConfig) -> dict[str, Array]:
-    """The arrays of one set as they stand in the file, without the prefix ``s{k}/``."""
-    shapes = parameter_shapes(architecture)
+def set_arrays(
+    weights: WeightSet, architecture: SrUnetConfig, format_version: int | None = None
+) -> dict[str, Array]:
+    """The arrays of one set as they stand in the file, without the prefix ``s{k}/``.
+
+    ``format_version`` is the file's, by default the set's own.
+    """
+    version = format_version or weights.format_version
+    shapes = coded_shapes(architecture) if version > 1 else parameter_shapes(architecture)
     unknown = set(weights.tensors) - set(shapes)
     assert not unknown, f"expected tensors of the architecture, got {sorted(unknown)}"
     for name, tensor in weights.tensors.items():
@@ -213,29 +255,43 @@ def _check_num_values(
 
 
 def _ranges_to_json(sets: Sequence[WeightSet]) -> str:
-    ranges = [{"first_frame": w.first_frame, "end_frame": w.end_frame} for w in sets]
+    ranges: list[dict[str, object]] = []
+    for w in sets:
+        entry: dict[str, object] = {"first_frame": w.first_frame, "end_frame": w.end_frame}
+        ranges.append(entry if w.reference == "base" else entry | {"reference": w.reference})
     return json.dumps(ranges, separators=(",", ":"))
 
 
-def _ranges_from_json(text: str) -> list[tuple[int, int | None]]:
-    """(first, end) of each set: the first starts at 0, each other where the one before ends."""
+def _ranges_from_json(text: str) -> list[tuple[int, int | None, Reference]]:
+    """(first, end, reference) of each set: the first starts at 0, each other where the one before
+    ends.
+    """
     require(
         len(text) <= _MAX_SETS_CHARS, "sets", f"at most {_MAX_SETS_CHARS} characters", len(text)
     )
     entries = parse_json(text, "sets")
     is_list = isinstance(entries, list) and 1 <= len(entries) <= MAX_SETS
     require(is_list, "sets", f"a list of 1 to {MAX_SETS} ranges of frames", entries)
-    ranges: list[tuple[int, int | None]] = []
+    ranges: list[tuple[int, int | None, Reference]] = []
     start: int | None = 0
     for entry in entries:
         keys = {"first_frame", "end_frame"}
-        known = isinstance(entry, dict) and entry.keys() == keys
+        known = isinstance(entry, dict) and entry.keys() - {"reference"} == keys
         require(known, "sets", f"ranges of {sorted(keys)}", entry)
         first = read_integer(entry["first_frame"], "first_frame", 0, MAX_FRAMES)
         require(first == start, "first_frame", f"{start}, where the set before ends", first)
         end = entry["end_frame"]
         if end is not None:
             end = read_integer(end, "end_frame", first + 1, MAX_FRAMES)
-        ranges.append((first, end))
+        ranges.append((first, end, _reference(entry, is_first=not ranges)))
         start = end
     return ranges
+
+
+def _reference(entry: Mapping[str, object], *, is_first: bool) -> Reference:
+    value = entry.get("reference", "base")
+    if value == "previous":
+        require(not is_first, "reference", "base for the first set", value)
+        return "previous"
+    require(value == "base", "reference", "base or previous", value)
+    return "base"

@@ -35,7 +35,7 @@ from codecaux.metadata import WeightsMetadata
 from codecaux.network import join_phases, sr_unet_phases, with_identity
 from codecaux.resample import BICUBIC, axis_for, resample
 from codecaux.video import Colour, Frame, VideoFormat
-from codecaux.weightsfile import WeightSet
+from codecaux.weightsfile import WeightSet, reconstruct
 
 __all__ = ["Enhanced", "Enhancer", "FloatSet", "enhance_planes", "float_sets", "upscale_planes"]
 
@@ -156,15 +156,12 @@ def _mix(parameter: Tensor, matrix: Tensor) -> Tensor:
 def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[FloatSet, ...]:
     """A weights file's integers -> float32 weights, in numpy and so the same for every device."""
     config = metadata.architecture
-    base = get_base(metadata.base_id, config)
-    result = []
+    base = get_base(metadata.base_id, config, made_by=metadata.created_by)
+    result: list[FloatSet] = []
+    tensors = base
     for weight_set in sets:
-        tensors = {
-            name: weight_set.tensors[name].dequantise(start)
-            if name in weight_set.tensors
-            else start
-            for name, start in base.items()
-        }
+        start = tensors if weight_set.reference == "previous" else base
+        tensors = reconstruct(weight_set.tensors, start, config)
         weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
         result.append(FloatSet(weight_set.first_frame, weight_set.end_frame, weights))
     return tuple(result)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from codecaux.errors import UsageError
 from codecaux.events import Events, Progress
 from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
 
-__all__ = ["BankSettings", "PatchBank", "build_bank", "patch_shape"]
+__all__ = ["BankSettings", "PatchBank", "build_bank", "build_banks", "patch_shape"]
 
 SamplePlanes = tuple[SampleArray, SampleArray, SampleArray]
 
@@ -38,6 +38,8 @@ _ENERGY_FLOOR = 1.0
 class BankSettings:
     """``patch`` in coded pixels; ``max_bytes`` bounds the bank; ``keep`` is the fraction of all
     patches wanted when the bound allows more (8 to 25 % suffice, per Zhou et al.'s EPS).
+    ``uniform``: all patches count alike, so that the bank stands for the title evenly and two
+    streams of one title give the same places.
     """
 
     patch: int = 96
@@ -45,6 +47,7 @@ class BankSettings:
     keep: float = 0.5
     min_patches: int = 256
     seed: int = 0
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if self.max_bytes < 16 << 20:
@@ -112,13 +115,27 @@ def build_bank(
     settings: BankSettings,
 ) -> Events[PatchBank]:
     """One pass over (decoded, source) frames. Memory: the bank plus two frames."""
-    builder = _Builder(num_frames, geometry, format, alignment, settings)
+    banks = yield from build_banks(pairs, num_frames, geometry, format, alignment, (settings,))
+    return banks[0]
+
+
+def build_banks(
+    pairs: Iterable[tuple[Frame, Frame]],
+    num_frames: int,
+    geometry: Geometry,
+    format: VideoFormat,
+    alignment: int,
+    settings: Sequence[BankSettings],
+) -> Events[list[PatchBank]]:
+    """Several banks in one pass, one for each of ``settings``."""
+    builders = [_Builder(num_frames, geometry, format, alignment, s) for s in settings]
     start = time.monotonic()
     for index, (coded, source) in enumerate(pairs):
-        builder.add(index, coded, source)
+        for builder in builders:
+            builder.add(index, coded, source)
         left = (time.monotonic() - start) / (index + 1) * max(num_frames - index - 1, 0)
         yield Progress("patches", index + 1, num_frames, eta_seconds=left)
-    return builder.finish()
+    return [builder.finish() for builder in builders]
 
 
 class _Builder:
@@ -135,6 +152,7 @@ class _Builder:
         self._geometry, self._format = geometry, format
         self._scale = geometry.scale
         self._patch = patch_shape(geometry, settings.patch, alignment)
+        self._uniform = settings.uniform
         self._rng = np.random.Generator(np.random.PCG64(settings.seed))
         capacity = self._capacity(num_frames, settings)
         self._coded = self._allocate(capacity, self._patch)
@@ -171,7 +189,8 @@ class _Builder:
         source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
         for top, left in self._corners(coded_planes[0].shape):
             self._candidates += 1
-            weight = _ENERGY_FLOOR + self._energy(coded_planes[0], source_planes[0], top, left)
+            energy = (coded_planes[0], source_planes[0], top, left)
+            weight = 1.0 if self._uniform else _ENERGY_FLOOR + self._energy(*energy)
             # The logarithm of u^(1/w): the same order, no underflow.
             key = math.log(self._rng.random() or 5e-324) / weight
             slot = self._slot(key)

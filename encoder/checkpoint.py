@@ -15,7 +15,9 @@ from torch import Tensor
 from codecaux.atomic import write_atomic
 from codecaux.errors import InputError
 
-__all__ = ["Checkpoint", "FitState"]
+__all__ = ["Checkpoint", "FitState", "Phase"]
+
+Phase = Literal["float", "probe", "rounded", "gains"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +26,7 @@ class FitState:
     ``step_sizes`` are the quantisation steps (rounding phase only).
     """
 
-    phase: Literal["float", "rounded"]
+    phase: Phase
     step: int
     total_steps: int
     rate_scale: float

@@ -21,13 +21,14 @@ import torch
 from codecaux import __version__
 from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
-from codecaux.bases import DEFAULT_BASE_ID
+from codecaux.bases import default_base_id
 from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
+from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
@@ -43,6 +44,7 @@ from codecaux.measure import ScoreTools, measure
 from codecaux.metadata import Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
 from codecaux.scores import METRICS, Scores
+from codecaux.temporal import find_flow
 from codecaux.video import Frame, Geometry
 from codecaux.weightsfile import WeightSet, WeightsFile, pack, read_weights
 
@@ -139,7 +141,8 @@ def _check_settings(settings: EncodeSettings) -> None:
 
 def _bank_settings(settings: EncodeSettings) -> BankSettings:
     fit = settings.fit
-    return BankSettings(patch=fit.patch, max_bytes=fit.bank_bytes, seed=fit.seed)
+    fold = net_config(settings.net, settings.stream.scale).fold
+    return BankSettings(patch=fit.patch * fold, max_bytes=fit.bank_bytes, seed=fit.seed)
 
 
 class _Clock:
@@ -197,11 +200,14 @@ class _Job:
             return
         started = time.monotonic()
         yield StageStarted("patches", source.num_frames)
-        bank = yield from self._bank(source)
+        bank, check = yield from self._banks(source)
         yield StageDone("patches", time.monotonic() - started)
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
-        fitted = yield from self._fit(bank)
+        task = yield from self._task(bank, check)
+        price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
+        task = replace(task, price=price.per_byte(self.work.stream.stat().st_size))
+        fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
         write_atomic(self.work.weights, pack(self._file(source, fitted)))
         yield StageDone("fit", time.monotonic() - started)
 
@@ -209,23 +215,24 @@ class _Job:
         size = source.info.format
         return Geometry(size.width, size.height, self.settings.stream.scale)
 
-    def _bank(self, source: PreparedSource) -> Events[PatchBank]:
+    def _banks(self, source: PreparedSource) -> Events[tuple[PatchBank, PatchBank]]:
+        """The patches to fit on, and those to judge by."""
+        training = _bank_settings(self.settings)
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
         ):
-            return (
-                yield from build_bank(
-                    zip(coded, original, strict=True),
-                    source.num_frames,
-                    self._geometry(source),
-                    source.info.format,
-                    self._config.alignment,
-                    _bank_settings(self.settings),
-                )
+            bank, check = yield from build_banks(
+                zip(coded, original, strict=True),
+                source.num_frames,
+                self._geometry(source),
+                source.info.format,
+                self._config.alignment,
+                (training, check_settings(training)),
             )
+        return bank, check
 
-    def _fit(self, bank: PatchBank) -> Events[FitResult]:
+    def _task(self, bank: PatchBank, check: PatchBank) -> Events[FitTask]:
         settings = self.settings.fit
         objective = objective_by_name(settings.objective).for_net(self._config)
         lpips = None
@@ -236,9 +243,9 @@ class _Job:
             lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
             lpips = lpips.cast(self.device.compute_dtype) if lpips else None
         terms = LossTerms(objective, bank.format.colour, lpips)
-        task = FitTask(self._config, DEFAULT_BASE_ID, bank, terms, self.device, settings)
+        base_id = default_base_id(self._config)
         yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
-        return (yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net]))
+        return FitTask(self._config, base_id, bank, terms, self.device, settings, check)
 
     def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
         """LPIPS on the device; None, and a notice, where its weights are not to be had."""
@@ -260,7 +267,7 @@ class _Job:
             bit_depth=size.bit_depth,
             colour=size.colour,
             stream=hash_stream(self.work.stream),
-            base_id=DEFAULT_BASE_ID,
+            base_id=default_base_id(self._config),
             codec={
                 "encoder": "libx265",
                 "crf": f"{stream.crf:g}",
@@ -282,7 +289,10 @@ class _Job:
     def score(self, source: PreparedSource) -> Events[dict[str, Scores]]:
         """Decode both files through the player's own path and compare with the source."""
         lpips = yield from self._lpips("alex", "the scores are given")
-        tools = ScoreTools(self.ffmpeg, lpips, lpips_max_frames=self.settings.lpips_frames)
+        most = self.settings.lpips_frames
+        tools = ScoreTools(
+            self.ffmpeg, lpips, find_flow(), lpips_max_frames=most, tof_max_pairs=most
+        )
         enhancer = open_enhancer(self.work.stream, self.work.weights, device=self.device)
 
         def versions() -> Iterator[dict[str, Frame]]:

@@ -1,7 +1,8 @@
 """What a fit moves: latent tensors, and how they become the network's weights.
 
 The float phase moves the re-parameterised training form; the rounding phase moves the difference
-to the base and shows the network the rounded one, straight through.
+to the base and shows the network the rounded one, straight through. Where a title is too short
+for all weights, gains and biases alone are moved.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from codecaux.architecture import SrUnetConfig
-from codecaux.network import TrainingForm
+from codecaux.architecture import SrUnetConfig, gain_name
+from codecaux.colour import Planes
+from codecaux.decoder.enhance import enhance_planes
+from codecaux.network import TrainingForm, with_identity
 from codecaux.quantise import QuantisedTensor
+from codecaux.video import Colour
 
-__all__ = ["FloatParameters", "Parameters", "RoundedParameters"]
+__all__ = ["FloatParameters", "GainParameters", "Parameters", "RoundedParameters", "gained", "show"]
 
 
 class Parameters(Protocol):
@@ -27,6 +31,15 @@ class Parameters(Protocol):
 
     def merged(self) -> dict[str, Tensor]:
         """Float32 merged weights without identity, differentiable in the latents."""
+        ...
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        """Quantisation step of every latent; empty in the float phase."""
+        ...
+
+    def rate_bits(self) -> Tensor | None:
+        """Differentiable estimate of the bits of what would be sent; None in the float phase."""
         ...
 
 
@@ -42,6 +55,13 @@ class FloatParameters:
 
     def merged(self) -> dict[str, Tensor]:
         return self._form.merged()
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        return {}
+
+    def rate_bits(self) -> Tensor | None:
+        return None
 
 
 class RoundedParameters:
@@ -72,19 +92,90 @@ class RoundedParameters:
         return self._steps
 
     def rate_bits(self) -> Tensor:
-        """Differentiable estimate of the integers' bits: sum of log2(1 + (z / d)^2) (a Student-t
-        code length up to constants: 0 at 0, one bit at 1, about two more per doubling).
-        """
-        terms = [(z / self._steps[n]).square().log1p().sum() for n, z in self._latents.items()]
-        return torch.stack(terms).sum() / 0.6931471805599453
+        return _rate_bits(self._latents, self._steps)
 
     def quantised(self) -> dict[str, QuantisedTensor]:
         """The integers to be sent."""
-        result = {}
-        for name, z in self._latents.items():
-            integers = (z.detach() / self._steps[name]).round().to(torch.int32).cpu().numpy()
-            result[name] = QuantisedTensor(integers, self._steps[name])
-        return result
+        return {name: _quantised(z, self._steps[name]) for name, z in self._latents.items()}
+
+
+class GainParameters:
+    """w = base * (1 + gain) for kernels, one gain an output channel, and base + difference for
+    biases, all rounded straight through: some thousand numbers instead of all weights.
+
+    base: merged tensors by name; steps: of every gain and every bias.
+    """
+
+    def __init__(self, base: Mapping[str, Tensor], steps: Mapping[str, float]) -> None:
+        self._base, self._steps = base, steps
+        self._latents: dict[str, Tensor] = {}
+        for name, value in base.items():
+            like = value.new_zeros(value.shape[0])
+            key = gain_name(name) if name.endswith(".weight") else name
+            self._latents[key] = like.requires_grad_()
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        return self._latents
+
+    def merged(self) -> dict[str, Tensor]:
+        shown = {name: _round_through(z, self._steps[name]) for name, z in self._latents.items()}
+        return gained(self._base, shown)
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        return self._steps
+
+    def rate_bits(self) -> Tensor:
+        return _rate_bits(self._latents, self._steps)
+
+    def quantised(self) -> dict[str, QuantisedTensor]:
+        """The integers to be sent."""
+        return {name: _quantised(z, self._steps[name]) for name, z in self._latents.items()}
+
+
+def gained(base: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``base`` with its kernels' output channels times 1 + gain and its biases moved."""
+    result = {}
+    for name, value in base.items():
+        if name.endswith(".weight"):
+            gain = changes[gain_name(name)]
+            result[name] = value * (1.0 + gain).reshape(-1, *(1,) * (value.dim() - 1))
+        else:
+            result[name] = value + changes[name]
+    return result
+
+
+def _rate_bits(latents: Mapping[str, Tensor], steps: Mapping[str, float]) -> Tensor:
+    """Sum of log2(1 + (z / d)^2): a Student-t code length up to constants, 0 at 0, one bit at 1,
+    about two more per doubling.
+    """
+    terms = [(z / steps[name]).square().log1p().sum() for name, z in latents.items()]
+    return torch.stack(terms).sum() / 0.6931471805599453
+
+
+def _quantised(latent: Tensor, step: float) -> QuantisedTensor:
+    integers = (latent.detach() / step).round().to(torch.int32).cpu().numpy()
+    return QuantisedTensor(integers, step)
+
+
+def show(
+    coded: Planes,
+    merged: Mapping[str, Tensor],
+    config: SrUnetConfig,
+    colour: Colour,
+    dtype: torch.dtype,
+) -> Planes:
+    """What the player shows for ``coded`` with the weights ``merged`` (without identity), computed
+    in ``dtype``. Differentiable in ``merged``.
+    """
+    cast = {
+        name: value.to(dtype, memory_format=torch.channels_last)
+        if value.dim() == 4
+        else value.to(dtype)
+        for name, value in with_identity(merged, config).items()
+    }
+    return enhance_planes(coded, cast, config, colour, dtype)[1]
 
 
 def _round_through(z: Tensor, step: float) -> Tensor:

@@ -66,6 +66,25 @@ class PreparedSource:
     fingerprint: str
     has_timestamps: bool = True
     start_seconds: Fraction = Fraction(0)
+    first_frame: int = 0
+    is_excerpt: bool = False
+
+    def excerpt(self, first: int, count: int) -> PreparedSource:
+        """``count`` frames from ``first`` on, silent. ``path`` still holds all: ``first_frame``
+        says where the excerpt starts in it.
+        """
+        assert 0 <= first < first + count <= self.num_frames
+        if count == self.num_frames:
+            return self
+        return replace(
+            self,
+            num_frames=count,
+            duration_seconds=self.duration_seconds * count / self.num_frames,
+            original=None,
+            pts=self.pts[first : first + count],
+            first_frame=self.first_frame + first,
+            is_excerpt=True,
+        )
 
     @property
     def is_mezzanine(self) -> bool:

@@ -22,10 +22,12 @@ class FitSettings:
     """How long and how a network is fitted.
 
     steps or minutes (not both; neither: the net's default number of steps) cover the float and the
-    rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in coded pixels.
-    ``rounding_error`` is the RMS error, in 8-bit code values, that rounding at random would make:
-    it sets the coarseness of all steps (:func:`codecaux.encoder.gauss_newton.step_sizes`).
-    ``rate_weight`` is the price of a bit per picture sample in the rounding phase's loss.
+    rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in pixels of
+    the network's input: of the coded picture, of its half at scale 1.
+    ``rounding_errors`` are tried, the cheapest is taken: each is the RMS error, in 8-bit code
+    values, that rounding at random would make, and sets the coarseness of all steps
+    (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: 1 trains with the expected
+    bits at the title's own price, 0 without.
     """
 
     steps: int | None = None
@@ -38,8 +40,8 @@ class FitSettings:
     learning_rate: float = 4e-3
     rounding_fraction: float = 0.3
     rounding_learning_rate: float = 1e-3
-    rounding_error: float = 3.0
-    rate_weight: float = 0.0
+    rounding_errors: tuple[float, ...] = (2.0, 4.0, 8.0)
+    rate_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -48,6 +50,8 @@ class FitSettings:
             raise UsageError(f"expected at least 10 steps, got {self.steps}")
         if self.minutes is not None and not 0 < self.minutes <= 60 * 24 * 7:
             raise UsageError(f"expected minutes above 0 and up to a week, got {self.minutes}")
+        if not self.rounding_errors or min(self.rounding_errors) <= 0:
+            raise UsageError(f"expected rounding errors above 0, got {self.rounding_errors}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"expected a seed of 0 to 2^32 - 1, got {self.seed}")
 

@@ -10,7 +10,6 @@ number of frame threads, which is fixed here, and not on the size of its pool.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,6 +25,7 @@ from codecaux.atomic import atomic_path
 from codecaux.encoder.convert import Filter
 from codecaux.encoder.mux import TrackPlan, plan_tracks
 from codecaux.encoder.prepare import PreparedSource
+from codecaux.encoder.x265 import check_parameter
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
@@ -59,16 +59,6 @@ PRESETS = (
 DOWNSCALERS = ("bicubic", "lanczos", "area", "spline", "bilinear", "gauss", "sinc")
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")
-_PARAMETER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_PARAMETER_VALUE = re.compile(r"[A-Za-z0-9_.,+/()=-]{1,200}")
-# Names x265 would take a file from, or that undo what this module promises.
-_REFUSED_PARAMETERS = frozenset(
-    (
-        *("analysis-load", "analysis-reuse-file", "analysis-save", "csv", "dolby-vision-rpu"),
-        *("lambda-file", "log-file", "qpfile", "recon", "scaling-list", "stats", "zonefile"),
-        *("crf", "fps", "input", "input-res", "output", "preset"),
-    )
-)
 _NO_TRACK = "v:999?"  # which no file has; "?" allows that
 _FRAME_THREADS = 2
 _MIN_CODED_SIZE = 16  # of ffmpeg's libx265
@@ -104,7 +94,7 @@ class StreamSettings:
         if self.threads < 0:
             raise UsageError(f"expected 0 or more threads, got {self.threads}")
         for name, value in self.x265_params:
-            _check_parameter(name, value)
+            check_parameter(name, value)
 
 
 @dataclass(frozen=True)
@@ -215,6 +205,12 @@ def picture_filters(
 
 def _timed(video: Any, source: PreparedSource) -> Any:
     """A file without timestamps: one frame per tick."""
+    if source.is_excerpt:
+        first = source.first_frame
+        video = video.filter(
+            "trim", start_frame=str(first), end_frame=str(first + source.num_frames)
+        )
+        video = video.filter("setpts", expr="PTS-STARTPTS")
     if source.has_timestamps:
         return video
     tick = source.info.time_base
@@ -388,12 +384,3 @@ def _verify(source: PreparedSource, written: Path, command: Sequence[str]) -> No
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UsageError(f"expected a {what} of {', '.join(known)}, got {value!r}")
-
-
-def _check_parameter(name: str, value: str) -> None:
-    if not _PARAMETER_NAME.fullmatch(name) or name in _REFUSED_PARAMETERS:
-        raise UsageError(f"expected the name of an x265 parameter without a file, got {name!r}")
-    if not _PARAMETER_VALUE.fullmatch(value):
-        raise UsageError(
-            f"expected letters, digits and ,.+-_/()= as value of x265's {name}, got {value!r}"
-        )

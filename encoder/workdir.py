@@ -33,6 +33,11 @@ class WorkDir:
         return self.path / "title.weights"
 
     @property
+    def price_folder(self) -> Path:
+        """For the excerpts that :mod:`codecaux.encoder.price` codes and removes."""
+        return self.path / "price"
+
+    @property
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.path / "fit.safetensors")
 

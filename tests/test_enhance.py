@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from codecaux.architecture import net_config, parameter_shapes
-from codecaux.bases import DEFAULT_BASE_ID, get_base
+from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.decoder.enhance import Enhancer, FloatSet, float_sets
 from codecaux.device import Device, choose_device
 from codecaux.errors import DeviceError, UsageError
@@ -87,12 +87,12 @@ def test_each_set_serves_its_frames_and_none_means_plain() -> None:
 
 
 def test_weights_are_base_plus_step_times_integer() -> None:
-    base = get_base(DEFAULT_BASE_ID, CONFIG)
+    base = get_base(GENERATED_BASE_ID, CONFIG)
     values = np.arange(12 * 12, dtype=np.int32).reshape(12, 12, 1, 1) - 50
     step = float(np.float32(0.013))
     one = WeightSet(0, None, {"last.weight": QuantisedTensor(values, step)})
     metadata = WeightsMetadata(
-        CONFIG, 64, 64, 1, 8, Colour(), StreamHash("0" * 64, "0" * 64), base_id=DEFAULT_BASE_ID
+        CONFIG, 64, 64, 1, 8, Colour(), StreamHash("0" * 64, "0" * 64), base_id=GENERATED_BASE_ID
     )
     (got,) = float_sets([one], metadata)
     expected = base["last.weight"] + np.float32(step) * values.astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from codecaux.architecture import net_config
-from codecaux.bases import DEFAULT_BASE_ID, get_base
+from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.colour import Planes
 from codecaux.decoder.enhance import enhance_planes
 from codecaux.device import choose_device
@@ -27,6 +27,7 @@ from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Event, Notice, Progress, drain
 from codecaux.network import with_identity
 from codecaux.video import Frame, Geometry, VideoFormat
+from codecaux.weightsfile import reconstruct
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(steps=60, batch=4, patch=24, objective="fidelity", seed=3)
@@ -53,15 +54,16 @@ def _task(bank: PatchBank, settings: FitSettings = SETTINGS) -> FitTask:
     terms = LossTerms(OBJECTIVES[settings.objective], bank.format.colour, None)
     # float32: a golden comparison of two runs must not hang on the machine's bf16.
     device = replace(choose_device("cpu"), compute_dtype=torch.float32)
-    return FitTask(TINY, DEFAULT_BASE_ID, bank, terms, device, settings)
+    return FitTask(TINY, GENERATED_BASE_ID, bank, terms, device, settings)
 
 
 def _error(task: FitTask, result: FitResult) -> tuple[float, float]:
     """Luma distance of (bicubic, enhanced) to the source over the bank."""
     indices = np.arange(len(task.bank))
     coded, source = task.bank.batch(indices, torch.device("cpu"))
-    base = get_base(DEFAULT_BASE_ID, TINY)
-    merged = {n: torch.from_numpy(q.dequantise(base[n])) for n, q in result.tensors.items()}
+    base = get_base(GENERATED_BASE_ID, TINY)
+    shown = reconstruct(result.tensors, base, TINY)
+    merged = {name: torch.from_numpy(value) for name, value in shown.items()}
     weights = with_identity(merged, TINY)
     with torch.no_grad():
         pair = enhance_planes(coded, weights, TINY, task.bank.format.colour, torch.float32)
@@ -83,7 +85,7 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(
     bank: PatchBank, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the float phase (20 of 42 steps) and in the rounding phase (50 of 60)."""
-    monkeypatch.setattr("codecaux.encoder.fit._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("codecaux.encoder.loop._CHECKPOINT_SECONDS", 0.0)
     whole = drain(fit(_task(bank), Checkpoint(tmp_path / "whole"), 10))
     cut = Checkpoint(tmp_path / "cut")
     for event in fit(_task(bank), cut, 10):

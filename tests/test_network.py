@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from codecaux.architecture import NETS, SrUnetConfig, net_config, parameter_shapes
-from codecaux.bases import DEFAULT_BASE_ID, get_base
+from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.errors import WeightsBaseError
 from codecaux.network import TrainingForm, sr_unet, with_identity
 from codecaux.video import SCALES
@@ -64,14 +64,14 @@ def test_a_shifted_picture_gives_a_shifted_residual() -> None:
 
 def test_the_base_starts_at_exactly_bicubic() -> None:
     config = net_config("light", Fraction(2))
-    base = {n: torch.from_numpy(v) for n, v in get_base(DEFAULT_BASE_ID, config).items()}
+    base = {n: torch.from_numpy(v) for n, v in get_base(GENERATED_BASE_ID, config).items()}
     y = sr_unet(torch.rand(1, 3, 16, 16) * 2 - 1, with_identity(base, config), config)
     assert torch.count_nonzero(y) == 0
 
 
 def test_the_base_passes_gradients_to_every_tensor_once_the_last_layer_moved() -> None:
     config = net_config("light", Fraction(2))
-    base = {n: torch.from_numpy(v) for n, v in get_base(DEFAULT_BASE_ID, config).items()}
+    base = {n: torch.from_numpy(v) for n, v in get_base(GENERATED_BASE_ID, config).items()}
     base["last.weight"] = torch.full_like(base["last.weight"], 0.1)
     leaves = {name: value.requires_grad_() for name, value in base.items()}
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -83,7 +83,7 @@ def test_the_base_passes_gradients_to_every_tensor_once_the_last_layer_moved() -
 
 def test_the_generated_base_never_changes() -> None:
     """A file's integers are useless with another base: these bytes are part of the format."""
-    base = get_base(DEFAULT_BASE_ID, net_config("tiny", Fraction(2)))
+    base = get_base(GENERATED_BASE_ID, net_config("tiny", Fraction(2)))
     data = b"".join(np.ascontiguousarray(v, "<f4").tobytes() for v in base.values())
     assert zlib.crc32(data) == 0xEBF8B1A8
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "measure": "codecaux.cli.measure:measure",
     "inspect": "codecaux.cli.inspect:inspect",
     "verify": "codecaux.cli.verify:verify",
+    "pretrain": "codecaux.cli.pretrain:pretrain",
     "doctor": "codecaux.cli.doctor:doctor",
 }
 

@@ -56,7 +56,7 @@ def measure(
     quiet: bool,
     json_output: bool,
 ) -> None:
-    """Score DIST against REF: VMAF v1, v0.6.1, NEG, LPIPS, PSNR-Y, SSIM.
+    """Score DIST against REF: VMAF v1, v0.6.1, NEG, LPIPS, PSNR-Y, SSIM, tOF, RPF.
 
     Frames are paired by index. DIST has REF's size, or is a stream that codecaux made of REF,
     which is then shown as the player shows it: by plain bicubic, and with --weights also enhanced.
@@ -98,14 +98,15 @@ def _tools(settings: MeasureSettings, device: Device) -> Events[ScoreTools]:
     from codecaux.ffmpeg import find_ffmpeg
     from codecaux.lpips import find_lpips
     from codecaux.measure import ScoreTools
+    from codecaux.temporal import find_flow
 
-    ffmpeg = find_ffmpeg()
+    ffmpeg, flow = find_ffmpeg(), find_flow()
     try:
         lpips = find_lpips("alex", explicit=settings.lpips_weights).to(device.torch_device)
     except LpipsUnavailableError as error:
         yield Notice(f"no LPIPS: {error}", "warning")
-        return ScoreTools(ffmpeg)
-    return ScoreTools(ffmpeg, lpips)
+        return ScoreTools(ffmpeg, flow=flow)
+    return ScoreTools(ffmpeg, lpips, flow)
 
 
 def _enhancer(settings: MeasureSettings, device: Device) -> Enhancer | None:

@@ -1,6 +1,7 @@
 """Tables on stdout: what was gained, scores, facts. Right at 80 and at 120 columns.
 
-A grid that is too wide is printed as several tables, cut between its groups of columns. Where
+A grid that is too wide is printed as several tables, cut between its groups of columns. Figures of
+steadiness in time are left out where there are none at all (a clip of one frame). Where
 stdout is not a terminal, tables are Markdown, so that they can be pasted as they are.
 """
 
@@ -70,6 +71,9 @@ SCORE_COLUMNS = (
     Column("LPIPS", "lpips", ".4f", "scores"),
     Column("PSNR-Y", "psnr_y_db", ".2f", "scores"),
     Column("SSIM", "ssim", ".4f", "scores"),
+    Column("tOF", "tof", ".3f", "steadiness"),
+    Column("RPF mean", "rpf_mean", ".3f", "steadiness"),
+    Column("RPF deviation", "rpf_deviation", ".3f", "steadiness"),
 )
 
 # A value of a row: what is in the cell under the column with that key.
@@ -84,6 +88,11 @@ class Grid:
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     corner: str = ""
 
+    def part(self, start: int, end: int) -> Grid:
+        """The same rows under the columns ``start`` to ``end``, the last not included."""
+        rows = tuple((name, cells[start:end]) for name, cells in self.rows)
+        return Grid(self.columns[start:end], rows, self.corner)
+
     def width(self, *, broken_headings: bool = False) -> int:
         """Characters of a row, borders included, were it printed in one piece."""
         widths = [max(len(self.corner), *(len(name) for name, _ in self.rows))]
@@ -95,18 +104,19 @@ class Grid:
 
 
 def split_to_width(grid: Grid, width: int, *, broken_headings: bool = False) -> list[Grid]:
-    """``grid`` in one piece where it fits into ``width`` characters, else one piece per group."""
-    if grid.width(broken_headings=broken_headings) <= width:
-        return [grid]
+    """``grid`` in pieces of whole groups of columns, each of as many as fit into ``width``
+    characters, or of one group that is wider.
+    """
     pieces = []
-    start = 0
+    start = end = 0
     for _, members in groupby(grid.columns, key=lambda column: column.group):
-        columns = tuple(members)
-        end = start + len(columns)
-        rows = tuple((name, cells[start:end]) for name, cells in grid.rows)
-        pieces.append(Grid(columns, rows, grid.corner))
-        start = end
-    return pieces
+        longer = end + len(tuple(members))
+        is_wide = grid.part(start, longer).width(broken_headings=broken_headings) > width
+        if start < end and is_wide:
+            pieces.append(grid.part(start, end))
+            start = end
+        end = longer
+    return [*pieces, grid.part(start, end)]
 
 
 def values_grid(columns: Sequence[Column], rows: Mapping[str, Values], corner: str = "") -> Grid:
@@ -120,6 +130,17 @@ def values_grid(columns: Sequence[Column], rows: Mapping[str, Values], corner: s
         differences = (c.difference(other.get(c.key), base.get(c.key)) for c in columns)
         cells.append(("difference", tuple(differences)))
     return Grid(tuple(columns), tuple(cells), corner)
+
+
+def score_columns(scores: Mapping[str, Scores]) -> tuple[Column, ...]:
+    """SCORE_COLUMNS, without those of steadiness where no version has any of them."""
+    is_timeless = all(
+        getattr(each, column.key) is None
+        for each in scores.values()
+        for column in SCORE_COLUMNS
+        if column.group == "steadiness"
+    )
+    return tuple(c for c in SCORE_COLUMNS if not (is_timeless and c.group == "steadiness"))
 
 
 def score_values(scores: Scores) -> Values:
@@ -140,7 +161,7 @@ def gain_grid(rate: Rate, scores: Mapping[str, Scores]) -> Grid:
         "H.265 + bicubic": {**plain, **_scores_of(scores, "bicubic")},
         "H.265 + weights": {**enhanced, **_scores_of(scores, "enhanced")},
     }
-    return values_grid((*RATE_COLUMNS, *SCORE_COLUMNS), rows)
+    return values_grid((*RATE_COLUMNS, *score_columns(scores)), rows)
 
 
 def _scores_of(scores: Mapping[str, Scores], name: str) -> Values:
@@ -149,7 +170,8 @@ def _scores_of(scores: Mapping[str, Scores], name: str) -> Values:
 
 def scores_grid(scores: Mapping[str, Scores]) -> Grid:
     """One row of scores for each picture that was compared with the reference."""
-    return values_grid(SCORE_COLUMNS, {name: score_values(s) for name, s in scores.items()})
+    rows = {name: score_values(each) for name, each in scores.items()}
+    return values_grid(score_columns(scores), rows)
 
 
 def missing_lines(scores: Mapping[str, Scores]) -> list[str]:

@@ -1,0 +1,353 @@
+"""Training a base network: one loop over the patches of a whole corpus, resumable at any step.
+
+    find_items ─> make_shards ─> load_bank ─> _Trainer ─> a base file (safetensors)
+
+The loss is a fit's own objective on the picture as it will be shown, with the paper's adversarial
+term by option. Random choices of a step depend on (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from codecaux.architecture import SrUnetConfig, net_config
+from codecaux.atomic import write_atomic
+from codecaux.bases import GENERATED_BASE_ID, Base, base_bytes, get_base, known_base_ids, parse_base
+from codecaux.device import Device
+from codecaux.encoder.bank import PatchBank
+from codecaux.encoder.corpus import Corpus, find_items
+from codecaux.encoder.discriminator import Adversary
+from codecaux.encoder.objective import LossTerms, objective_by_name
+from codecaux.encoder.parameters import FloatParameters, show
+from codecaux.encoder.pretrain_settings import PretrainSettings
+from codecaux.encoder.shards import ShardSettings, load_bank, make_shards
+from codecaux.errors import FitError, InputError, UsageError, WeightsBaseError
+from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
+from codecaux.lpips import Lpips
+from codecaux.video import SCALES
+
+__all__ = ["PretrainResult", "pretrain"]
+
+_WARM_UP_STEPS = 200
+_RATE_END = 0.02
+_ADAM_BETAS = (0.9, 0.99)
+_CHECK_EVERY = 20
+_CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainResult:
+    """Where the base is, its id, the last smoothed loss and how long the steps took."""
+
+    output: Path
+    base_id: str
+    steps: int
+    loss: float
+    patches: int
+    items: int
+    train_seconds: float
+
+
+def pretrain(
+    settings: PretrainSettings, device: Device, lpips: Lpips | None
+) -> Events[PretrainResult]:
+    """Train and write ``settings.output``, whole or not at all. Stopped, the same call goes on.
+
+    Raises InputError for folders without usable media, before any time is spent; FitError on
+    divergence.
+    """
+    objective = objective_by_name(settings.objective)
+    config = net_config(settings.net, settings.scale)
+    if settings.output.exists() and not settings.overwrite:
+        raise UsageError(f"{settings.output} exists; add -y to replace it, or choose another")
+    corpus = find_items(settings.folders)
+    start = _start(settings, config)
+    yield from _report(corpus)
+    settings.work.mkdir(parents=True, exist_ok=True)
+    bank = yield from _patches(settings, corpus)
+    terms = LossTerms(objective.for_net(config), bank.format.colour, lpips)
+    trainer = _Trainer(settings, config, bank, terms, device, start)
+    yield StageStarted("train", settings.steps, "steps")
+    started = time.monotonic()
+    loss = yield from trainer.run()
+    data = base_bytes(Base(config, trainer.merged()), {"settings": settings.identity()})
+    write_atomic(settings.output, data)
+    trainer.checkpoint.unlink(missing_ok=True)
+    yield StageDone("train", time.monotonic() - started)
+    return PretrainResult(
+        output=settings.output,
+        base_id=parse_base(data).base_id,
+        steps=settings.steps,
+        loss=loss,
+        patches=len(bank),
+        items=len(corpus.items),
+        train_seconds=trainer.seconds,
+    )
+
+
+def _report(corpus: Corpus) -> Events[None]:
+    photos = sum(item.kind == "photo" for item in corpus.items)
+    yield Notice(f"{photos} photos and {len(corpus.items) - photos} videos")
+    for path, reason in corpus.skipped[:8]:
+        yield Notice(f"{path} is left out: {reason}", "warning")
+    if len(corpus.skipped) > 8:
+        yield Notice(f"{len(corpus.skipped) - 8} more are left out", "warning")
+
+
+def _patches(settings: PretrainSettings, corpus: Corpus) -> Events[PatchBank]:
+    started = time.monotonic()
+    yield StageStarted("patches", len(corpus.items), "shards")
+    paths = yield from make_shards(
+        corpus.items, _shard_settings(settings), settings.work, settings.jobs
+    )
+    bank = load_bank(paths, settings.bank_bytes)
+    yield Notice(f"{len(bank)} patches, {bank.size_bytes / 2**20:.0f} MiB")
+    yield StageDone("patches", time.monotonic() - started)
+    return bank
+
+
+def _shard_settings(settings: PretrainSettings) -> ShardSettings:
+    return ShardSettings(
+        settings.scale,
+        crf=settings.crf,
+        preset=settings.preset,
+        seed=settings.seed,
+        moves=settings.moves,
+    )
+
+
+def _start(settings: PretrainSettings, config: SrUnetConfig) -> dict[str, Tensor]:
+    """The generated initialisation, and what the start has of equal name and shape."""
+    result = {n: torch.from_numpy(a) for n, a in get_base(GENERATED_BASE_ID, config).items()}
+    if settings.start is None:
+        return result
+    path = Path(settings.start)
+    if path.exists():
+        found = parse_base(path.read_bytes()).base.tensors
+    else:
+        found = _known(settings.start, settings.net)
+    for name, array in found.items():
+        if name in result and tuple(result[name].shape) == array.shape:
+            result[name] = torch.from_numpy(array.copy())
+    return result
+
+
+def _known(base_id: str, net: str) -> dict[str, Any]:
+    """A base of this net at any scale: only what has equal shapes is taken."""
+    for scale in SCALES:
+        with suppress(WeightsBaseError):
+            return get_base(base_id, net_config(net, scale))
+    raise InputError(
+        f"expected the id of a base of the net {net} or a base file, got {base_id!r}; known ids: "
+        f"{', '.join(known_base_ids())}"
+    )
+
+
+class _Trainer:
+    """Adam with warm-up and a cosine, the adversary by option, checkpoints."""
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        config: SrUnetConfig,
+        bank: PatchBank,
+        terms: LossTerms,
+        device: Device,
+        start: Mapping[str, Tensor],
+    ) -> None:
+        self._settings, self._config, self._bank = settings, config, bank
+        self._terms, self._device = terms, device
+        on_device = {name: value.to(device.torch_device) for name, value in start.items()}
+        self._parameters = FloatParameters(config, on_device)
+        self._latents = self._parameters.latents
+        self._optimiser = torch.optim.Adam(
+            list(self._latents.values()), settings.learning_rate, betas=_ADAM_BETAS, foreach=True
+        )
+        self._adversary: Adversary | None = None
+        if settings.adversarial:
+            colour = bank.format.colour
+            self._adversary = Adversary(colour, device.torch_device, settings.seed)
+        self._rate_scale = 1.0
+        self._smoothed = math.nan
+        self.seconds = 0.0
+        self.checkpoint = settings.work / f"{settings.output.name}.checkpoint"
+
+    def merged(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """The network as it stands, name -> float32 array."""
+        return {n: v.detach().cpu().numpy() for n, v in self._parameters.merged().items()}
+
+    def run(self) -> Events[float]:
+        """All steps from the checkpoint's (or the first); returns the smoothed loss."""
+        index = self._load()
+        if index:
+            yield Notice(f"going on from step {index}")
+        saved_at, losses = time.monotonic(), []
+        self._save(index)
+        while index < self._settings.steps:
+            began = time.monotonic()
+            losses.append(self._step(index))
+            self.seconds += time.monotonic() - began
+            index += 1
+            if index % _CHECK_EVERY and index != self._settings.steps:
+                continue
+            if not self._accept(losses):
+                index = yield from self._retry()
+                losses = []
+                continue
+            losses = []
+            if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                self._save(index)
+                saved_at = time.monotonic()
+            left = self.seconds / index * (self._settings.steps - index)
+            yield Progress("train", index, self._settings.steps, "steps", self._smoothed, left)
+        return self._smoothed
+
+    def _step(self, index: int) -> Tensor:
+        settings = self._settings
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate_at(index)
+        generator = np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence((settings.seed, index)))
+        )
+        chosen = generator.integers(0, len(self._bank), settings.batch)
+        coded, source = self._bank.batch(chosen, self._device.torch_device)
+        shown = show(
+            coded,
+            self._parameters.merged(),
+            self._config,
+            self._bank.format.colour,
+            self._device.compute_dtype,
+        )
+        loss = self._terms(shown, source)
+        total = loss
+        if self._adversary is not None:
+            total = loss + settings.adversarial * self._adversary.generator_loss(shown)
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        if self._adversary is not None:
+            self._adversary.learn(shown, source)
+        return loss.detach()
+
+    def _rate_at(self, index: int) -> float:
+        cosine = 0.5 * (1.0 + math.cos(math.pi * index / self._settings.steps))
+        rate = self._settings.learning_rate * (_RATE_END + (1.0 - _RATE_END) * cosine)
+        return rate * min(1.0, (index + 1) / _WARM_UP_STEPS) * self._rate_scale
+
+    def _accept(self, losses: list[Tensor]) -> bool:
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            return False
+        old = self._smoothed
+        self._smoothed = mean if math.isnan(old) else 0.95 * old + 0.05 * mean
+        return True
+
+    def _retry(self) -> Events[int]:
+        if self._rate_scale < 1.0:
+            raise FitError(
+                "the training diverged twice: expected a finite loss, got NaN or infinity at half "
+                "the learning rate too; give a lower --learning-rate"
+            )
+        index = self._load()
+        self._rate_scale = 0.5
+        yield Notice(f"the training diverged; back to step {index}, half the rate", "warning")
+        return index
+
+    def _save(self, index: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, latent in self._latents.items():
+            tensors[f"latent/{name}"] = latent.detach()
+            for key, value in self._optimiser.state.get(latent, {}).items():
+                tensors[f"adam/{name}/{key}"] = torch.as_tensor(value)
+        if self._adversary is not None:
+            tensors |= _flattened(self._adversary)
+        record = {
+            "step": index,
+            "rate_scale": self._rate_scale,
+            "loss": self._smoothed,
+            "seconds": self.seconds,
+            "settings": self._settings.identity(),
+        }
+        data = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+        write_atomic(self.checkpoint, safetensors.torch.save(data, {"state": json.dumps(record)}))
+
+    def _load(self) -> int:
+        """Restore the checkpoint; its step, 0 where there is none."""
+        if not self.checkpoint.exists():
+            return 0
+        try:
+            with safe_open(self.checkpoint, "pt") as file:
+                record = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"expected a checkpoint at {self.checkpoint}, got a damaged one ({error}); "
+                "remove it to start again"
+            ) from error
+        _check_same(record["settings"], self._settings.identity(), self.checkpoint)
+        self._restore(tensors)
+        self._rate_scale = record["rate_scale"]
+        self._smoothed, self.seconds = record["loss"], record["seconds"]
+        return int(record["step"])
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, latent in self._latents.items():
+                latent.copy_(tensors[f"latent/{name}"])
+                prefix = f"adam/{name}/"
+                found = {
+                    key.removeprefix(prefix): value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
+                self._optimiser.state.pop(latent, None)
+                if found:
+                    self._optimiser.state[latent] = {
+                        key: value if key == "step" else value.to(latent)
+                        for key, value in found.items()
+                    }
+        if self._adversary is not None:
+            _restore_flattened(self._adversary, tensors)
+
+
+def _flattened(adversary: Adversary) -> dict[str, Tensor]:
+    """The discriminator's weights and its optimiser's moments by name."""
+    tensors = {f"judge/{name}": value for name, value in adversary.net.state_dict().items()}
+    for index, state in adversary.optimiser.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"judge-adam/{index}/{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _restore_flattened(adversary: Adversary, tensors: Mapping[str, Tensor]) -> None:
+    weights = {n.removeprefix("judge/"): t for n, t in tensors.items() if n.startswith("judge/")}
+    adversary.net.load_state_dict(weights)
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("judge-adam/"):
+            _, index, key = name.split("/")
+            states.setdefault(int(index), {})[key] = value
+    saved = adversary.optimiser.state_dict()
+    adversary.optimiser.load_state_dict({**saved, "state": states})
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    changed = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if changed:
+        raise UsageError(
+            f"{path} was made with another {', '.join(changed)}; give the same settings, another "
+            "--work, or remove it"
+        )
