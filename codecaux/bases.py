@@ -59,7 +59,8 @@ BASES_VARIABLE = "CODECAUX_BASES"
 
 _FOLDER = "basenets"
 _SUFFIX = ".safetensors"
-_FORMAT_KEY, _FORMAT_VERSION = "codecaux_base", "1"
+# One entry of metadata: safetensors writes several in no fixed order.
+_FORMAT_KEY, _FORMAT_VERSION = "codecaux_base", 1
 _HASH_DIGITS = 8
 _MAX_BYTES = 64 << 20
 # Blocks with an identity branch start at a fraction of He's scale: each already passes x on.
@@ -129,16 +130,17 @@ def base_bytes(base: Base, record: Mapping[str, Any]) -> bytes:
 
     WeightsFormatError where a value is not finite in fp16.
     """
-    arrays = {name: base.tensors[name].astype(np.float16) for name in parameter_shapes(base.config)}
+    with np.errstate(over="ignore"):  # checked next
+        arrays = {n: base.tensors[n].astype(np.float16) for n in parameter_shapes(base.config)}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsFormatError(f"expected finite fp16 values in {name}, got NaN or infinity")
-    metadata = {
-        _FORMAT_KEY: _FORMAT_VERSION,
+    about = {
+        "version": _FORMAT_VERSION,
         "architecture": config_to_json(base.config),
-        "record": json.dumps(record, sort_keys=True),
+        "record": record,
     }
-    return safetensors.numpy.save(arrays, metadata)
+    return safetensors.numpy.save(arrays, {_FORMAT_KEY: json.dumps(about, sort_keys=True)})
 
 
 def parse_base(data: bytes) -> BaseFile:
@@ -146,13 +148,13 @@ def parse_base(data: bytes) -> BaseFile:
     try:
         header_bytes = int.from_bytes(data[:8], "little")
         header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes])
-        metadata = header["__metadata__"]
-        if metadata[_FORMAT_KEY] != _FORMAT_VERSION:
+        about: dict[str, Any] = json.loads(header["__metadata__"][_FORMAT_KEY])
+        if about["version"] != _FORMAT_VERSION:
             raise WeightsFormatError(
-                f"expected a base file of version {_FORMAT_VERSION}, got {metadata[_FORMAT_KEY]!r}"
+                f"expected a base file of version {_FORMAT_VERSION}, got {about['version']!r}"
             )
-        config = config_from_json(metadata["architecture"])
-        record: dict[str, Any] = json.loads(metadata["record"])
+        config = config_from_json(about["architecture"])
+        record: dict[str, Any] = dict(about["record"])
         arrays = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsFormatError(f"expected a base file of codecaux, got: {error}") from error

@@ -119,8 +119,9 @@ def _describe_set(file: WeightsFile, weights: WeightSet) -> dict[str, Json]:
 def _set_rows(file: WeightsFile) -> Iterable[tuple[str, str]]:
     for index, weights in enumerate(file.sets[:_MAX_SHOWN_SETS]):
         values: dict[str, Any] = _describe_set(file, weights)
-        end = "the end" if weights.end_frame is None else f"frame {weights.end_frame - 1}"
-        text = f"frame {weights.first_frame} to {end}: {values['num_weights']} weights"
+        text = f"{_frames_text(weights)}: {values['num_weights']} weights"
+        if weights.reference is not None:
+            text += f" on top of set {weights.reference}"
         if values["num_weights"]:
             text += (
                 f" ({values['num_nonzero']} not 0), {values['alone_bytes']} bytes = "
@@ -130,6 +131,13 @@ def _set_rows(file: WeightsFile) -> Iterable[tuple[str, str]]:
         yield f"set {index}", text
     if len(file.sets) > _MAX_SHOWN_SETS:
         yield "more sets", str(len(file.sets) - _MAX_SHOWN_SETS)
+
+
+def _frames_text(weights: WeightSet) -> str:
+    if weights.first_frame == weights.end_frame:
+        return "no frame, others refer to it"
+    end = "the end" if weights.end_frame is None else f"frame {weights.end_frame - 1}"
+    return f"frame {weights.first_frame} to {end}"
 
 
 def _network_text(file: WeightsFile) -> str:

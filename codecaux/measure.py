@@ -8,47 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from codecaux.errors import InputError
 from codecaux.events import Event, Events, Notice, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import Ffmpeg
 from codecaux.frames import read_frames
-from codecaux.lpips import Lpips
 from codecaux.probe import probe
-from codecaux.scores import LPIPS_MAX_FRAMES, Scorer, Scores
+from codecaux.scores import Scorer, Scores, ScoreTools
 from codecaux.video import ClipInfo, Frame, SampleArray, VideoFormat
 
-__all__ = ["ScoreTools", "common_format", "measure", "measure_files", "to_bit_depth"]
+__all__ = ["common_format", "measure", "measure_files", "to_bit_depth"]
 
 _STAGE = "score"
 _NAME = "distorted"
-
-
-@dataclass(frozen=True)
-class ScoreTools:
-    """What scoring needs. ``lpips`` None: that score is left out. ``threads`` None: all cores."""
-
-    ffmpeg: Ffmpeg
-    lpips: Lpips | None = None
-    lpips_max_frames: int = LPIPS_MAX_FRAMES
-    threads: int | None = None
-
-    def scorer(self, info: ClipInfo, format: VideoFormat, names: Iterable[str]) -> Scorer:
-        """A Scorer for a reference described by ``info``, compared in ``format``."""
-        return Scorer(
-            format,
-            tuple(names),
-            fps=info.average_fps,
-            num_frames_hint=info.num_frames_from_header,
-            lpips=self.lpips,
-            ffmpeg=self.ffmpeg,
-            lpips_max_frames=self.lpips_max_frames,
-            threads=self.threads,
-        )
 
 
 def measure(
@@ -71,7 +46,7 @@ def measure(
     total = info.num_frames_from_header
     yield StageStarted(_STAGE, total)
     ours = (to_bit_depth(f, info.format, target) for f in read_frames(reference, info=info))
-    with tools.scorer(info, target, names) as scorer:
+    with Scorer(target, tuple(names), tools, fps=info.average_fps, num_frames_hint=total) as scorer:
         yield from _add_all(scorer, ours, iter(versions), total)
         scores = scorer.finish()
     yield StageDone(_STAGE, time.monotonic() - started)

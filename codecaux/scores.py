@@ -5,6 +5,7 @@
     VMAF NEG       v0.6.1 without enhancement gain
     LPIPS          alex, v0.1: the perceptual guard; lower is better; on some frames only
     PSNR-Y, SSIM   luma; SSIM as ffmpeg's filter computes it (8x8 blocks, step 4)
+    tOF, RPF       steadiness in time, of pairs of consecutive frames: codecaux/temporal.py
 
 Frames are paired by index. A score is the mean over frames of the per-frame values.
 """
@@ -27,6 +28,8 @@ from codecaux.colour import frame_to_rgb
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.ffmpeg import Ffmpeg, FfmpegFeed
 from codecaux.lpips import Lpips, min_size
+from codecaux.sampling import EvenSampling
+from codecaux.temporal import TEMPORAL_METRICS, Flow, TemporalScores
 from codecaux.video import Frame, SampleArray, VideoFormat
 from codecaux.vmaf import (
     V0_MODELS,
@@ -40,21 +43,26 @@ from codecaux.vmaf import (
 )
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "LPIPS_MAX_FRAMES",
     "METRICS",
     "POOLS",
     "PSNR_CAP_DB",
-    "LpipsSampling",
+    "TOF_MAX_PAIRS",
+    "ScoreTools",
     "Scorer",
     "Scores",
     "pooled",
     "psnr_db",
 ]
 
-METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
+_PICTURE_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
+METRICS = (*_PICTURE_METRICS, *TEMPORAL_METRICS)
+LOWER_IS_BETTER = frozenset({"lpips", *TEMPORAL_METRICS})
 # What a frame equal to its reference counts for (its PSNR is infinite).
 PSNR_CAP_DB = 100.0
 LPIPS_MAX_FRAMES = 24
+TOF_MAX_PAIRS = LPIPS_MAX_FRAMES
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,11 @@ class Scores:
     """Means over the frames of one distorted version. None = not computed, see ``missing``.
 
     VMAF 0..100, PSNR-Y in dB (at most ``PSNR_CAP_DB``), SSIM up to 1, LPIPS from 0 (equal) up,
-    over ``lpips_frames`` evenly spread frames of ``num_frames``. ``per_frame`` holds the values
-    that were averaged, by metric. ``missing`` says, by metric, why there is no value.
+    over ``lpips_frames`` evenly spread frames of ``num_frames``. tOF in pixels of the source per
+    frame, over ``tof_pairs`` evenly spread pairs of consecutive frames; RPF's mean (of its size)
+    and deviation in 8-bit luma code values, over all pairs; all three from 0 (as steady as the
+    source) up. ``per_frame`` holds the values that were averaged, by metric. ``missing`` says, by
+    metric, why there is no value.
     """
 
     vmaf_v1: float | None
@@ -74,6 +85,10 @@ class Scores:
     lpips: float | None
     num_frames: int
     lpips_frames: int
+    tof: float | None = None
+    rpf_mean: float | None = None
+    rpf_deviation: float | None = None
+    tof_pairs: int = 0
     vmaf_v1_model: str | None = None
     per_frame: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +101,7 @@ class Scores:
         """Means, counts, the v1 model, what is missing: plain JSON types, no per-frame values."""
         result: dict[str, Any] = {metric: self.value(metric) for metric in METRICS}
         result |= {"num_frames": self.num_frames, "lpips_frames": self.lpips_frames}
+        result["tof_pairs"] = self.tof_pairs
         return result | {"vmaf_v1_model": self.vmaf_v1_model, "missing": dict(self.missing)}
 
 
@@ -113,8 +129,9 @@ POOLS: Mapping[str, Callable[[Sequence[float]], float]] = {
 def pooled(scores: Scores, metric: str, pool: str) -> float | None:
     """One number from a metric's per-frame values; None where the metric is missing.
 
-    ``p5`` and ``min`` mean the bad end: for LPIPS, where lower is better, the 95th percentile and
-    the maximum. ``harmonic`` is libvmaf's and the plain mean for LPIPS. Raises UsageError.
+    ``p5`` and ``min`` mean the bad end: where lower is better (LPIPS, tOF, RPF) the 95th
+    percentile and the maximum. ``harmonic`` is libvmaf's, and there the plain mean. Raises
+    UsageError.
     """
     if metric not in METRICS or pool not in POOLS:
         raise UsageError(
@@ -124,7 +141,7 @@ def pooled(scores: Scores, metric: str, pool: str) -> float | None:
     values = scores.per_frame.get(metric)
     if not values:
         return None
-    if metric != "lpips":
+    if metric not in LOWER_IS_BETTER:
         return POOLS[pool](values)
     return _mean(values) if pool == "harmonic" else -POOLS[pool]([-value for value in values])
 
@@ -138,91 +155,70 @@ def psnr_db(reference: SampleArray, distorted: SampleArray, peak: int) -> float:
     return min(PSNR_CAP_DB, 10.0 * math.log10(peak * peak * difference.size / squares))
 
 
-class LpipsSampling:
-    """Which frames get an LPIPS: at most ``max_frames``, evenly spread, always the same ones.
-
-    With a known number of frames n: the middles of ``max_frames`` equal parts of 0..n. Without:
-    every s-th frame, where s doubles (and every second value so far is dropped) whenever there
-    would be too many. A value is a list of floats, one per distorted version.
+@dataclass(frozen=True)
+class ScoreTools:
+    """What scoring needs. ``lpips`` or ``flow`` (see codecaux.temporal.find_flow) None: LPIPS or
+    tOF is left out. ``threads``, of libvmaf, None: all cores.
     """
 
-    def __init__(self, max_frames: int, num_frames_hint: int | None) -> None:
-        if max_frames < 1:
-            raise UsageError(f"expected at least one frame for LPIPS, got {max_frames}")
-        self._max_frames = max_frames
-        self._stride = 1
-        self._values: dict[int, list[float]] = {}
-        self._chosen: frozenset[int] | None = None
-        if num_frames_hint is not None:
-            parts = min(max_frames, num_frames_hint)
-            self._chosen = frozenset(
-                (2 * i + 1) * num_frames_hint // (2 * parts) for i in range(parts)
-            )
-
-    def wants(self, index: int) -> bool:
-        if self._chosen is not None:
-            return index in self._chosen
-        return index % self._stride == 0
-
-    def put(self, index: int, values: list[float]) -> None:
-        self._values[index] = values
-        if self._chosen is None and len(self._values) > self._max_frames:
-            self._stride *= 2
-            self._values = {i: v for i, v in self._values.items() if i % self._stride == 0}
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        return tuple(sorted(self._values))
-
-    def of_version(self, version: int) -> tuple[float, ...]:
-        return tuple(self._values[index][version] for index in self.indices)
+    ffmpeg: Ffmpeg
+    lpips: Lpips | None = None
+    flow: Flow | None = None
+    lpips_max_frames: int = LPIPS_MAX_FRAMES
+    tof_max_pairs: int = TOF_MAX_PAIRS
+    threads: int | None = None
 
 
 class Scorer:
     """Scores one or several distorted versions against one reference, frame by frame.
 
-        with Scorer(format, ["bicubic", "enhanced"], fps=..., ...) as scorer:
+        with Scorer(format, ["bicubic", "enhanced"], tools, fps=..., ...) as scorer:
             for reference, versions in ...:
                 scorer.add(reference, versions)
             scores = scorer.finish()
 
     All pictures have ``format`` (the source's own size). VMAF and SSIM run in an ffmpeg beside us
     while frames come in; ``add`` blocks when it falls behind, so memory stays bounded. LPIPS runs
-    here, on the device ``lpips`` is on, the reference's features shared by the versions. Metrics
-    that a small picture does not allow are None (see ``Scores.missing``), never an error.
+    here, on the device ``tools.lpips`` is on, the reference's features shared by the versions; tOF
+    and RPF run here on the CPU. Metrics that a small picture or a clip of one frame does not allow
+    are None (see ``Scores.missing``), never an error.
     An odd width or height is made even for ffmpeg by repeating the last column or row.
 
     ``fps`` is for ffmpeg's timestamps only and changes no score. ``num_frames_hint`` spreads the
-    ``lpips_max_frames`` (see ``LpipsSampling``). ``threads`` of libvmaf: all cores by default.
+    ``lpips_max_frames`` and the ``tof_max_pairs`` (see ``EvenSampling``).
     """
 
     def __init__(
         self,
         format: VideoFormat,
         names: Sequence[str],
+        tools: ScoreTools,
         *,
         fps: Fraction,
         num_frames_hint: int | None,
-        lpips: Lpips | None,
-        ffmpeg: Ffmpeg,
-        lpips_max_frames: int = LPIPS_MAX_FRAMES,
-        threads: int | None = None,
     ) -> None:
         if not names or len(set(names)) != len(names):
             raise UsageError(f"expected one or more different names to score, got {list(names)}")
         self._format = format
         self._names = tuple(names)
-        self._missing = missing_reasons(format) | _lpips_missing(format, lpips)
-        self._lpips = lpips if "lpips" not in self._missing else None
-        self._sampling = LpipsSampling(lpips_max_frames, num_frames_hint)
+        self._missing = missing_reasons(format) | _lpips_missing(format, tools.lpips)
+        self._lpips = tools.lpips if "lpips" not in self._missing else None
+        self._sampling = EvenSampling(tools.lpips_max_frames, num_frames_hint)
+        self._temporal = TemporalScores(
+            format,
+            len(names),
+            flow=tools.flow,
+            max_pairs=tools.tof_max_pairs,
+            num_frames_hint=num_frames_hint,
+        )
         self._psnr: dict[str, list[float]] = {name: [] for name in names}
         self._num_frames = 0
-        self._plan = _plan(format, len(names), fps, threads, self._missing)
+        self._plan = _plan(format, len(names), fps, tools.threads, self._missing)
         self._folder = TemporaryDirectory(prefix="codecaux-scores-")
         self._feed: FfmpegFeed | None = None
         if self._plan.models or self._plan.ssim:
             arguments = vmaf_arguments(self._plan)
-            self._feed = FfmpegFeed(ffmpeg, arguments, cwd=Path(self._folder.name))
+            self._feed = FfmpegFeed(tools.ffmpeg, arguments, cwd=Path(self._folder.name))
 
     def add(self, reference: Frame, distorted: Mapping[str, Frame]) -> None:
         """The next frame and its versions by name. Raises InputError where a size does not fit."""
@@ -238,6 +234,7 @@ class Scorer:
             self._psnr[name].append(value)
         if self._lpips is not None and self._sampling.wants(self._num_frames):
             self._sampling.put(self._num_frames, self._lpips_of(self._lpips, pictures))
+        self._temporal.add(reference.y, [distorted[name].y for name in self._names])
         self._num_frames += 1
 
     def finish(self) -> dict[str, Scores]:
@@ -287,11 +284,12 @@ class Scorer:
                 raise ToolFailedError(
                     f"expected {self._num_frames} values of {metric} from ffmpeg, got {len(series)}"
                 )
-        return values | {"lpips": self._sampling.of_version(version)}
+        values["lpips"] = self._sampling.of_version(version)
+        return values | self._temporal.of_version(version)
 
     def _scores(self, per_frame: Mapping[str, tuple[float, ...]]) -> Scores:
         per_frame = {metric: values for metric, values in per_frame.items() if values}
-        missing = dict(self._missing)
+        missing = self._missing | self._temporal.missing_reasons()
         if "lpips" not in per_frame:
             missing.setdefault("lpips", "no frame was chosen: fewer frames came than announced")
         means = {m: _mean(per_frame[m]) if m in per_frame else None for m in METRICS}
@@ -299,6 +297,7 @@ class Scorer:
             **means,
             num_frames=self._num_frames,
             lpips_frames=len(per_frame.get("lpips", ())),
+            tof_pairs=len(per_frame.get("tof", ())),
             vmaf_v1_model=self._plan.models.get("vmaf_v1"),
             per_frame=per_frame,
             missing=missing,

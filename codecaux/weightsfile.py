@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +63,6 @@ __all__ = [
 MAX_SETS = 4096
 # Over all sets, absent tensors not counted: 128 MiB as int32.
 MAX_VALUES = 1 << 25
-Reference = Literal["base", "previous"]
 _STEPS = "steps"
 # 4096 sets at some 50 characters each.
 _MAX_SETS_CHARS = 1 << 18
@@ -72,23 +70,25 @@ _MAX_SETS_CHARS = 1 << 18
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightSet:
-    """The weights for the frames ``first_frame`` <= index < ``end_frame`` (None: to the end).
+    """The weights for the frames ``first_frame`` <= index < ``end_frame`` (None: to the end; equal:
+    for no frame, only what others refer to).
 
     ``tensors`` maps names of ``architecture.coded_shapes`` to integers of exactly that shape. A
     tensor that is absent is all zero: the reference's own values where there is one. ``reference``
-    is what the integers are added to: the file's base, or the weights of the set before.
+    is what the integers are added to: the file's base (None), or the weights of an earlier set.
     """
 
     first_frame: int
     end_frame: int | None
     tensors: Mapping[str, QuantisedTensor]
-    reference: Reference = "base"
+    reference: int | None = None
 
     @property
     def format_version(self) -> int:
-        """The oldest format that can hold it: gains and references need version 2."""
+        """The oldest format that can hold it: gains, references and sets for no frame need 2."""
         has_gains = any(name.endswith(".gain") for name in self.tensors)
-        return 2 if has_gains or self.reference != "base" else 1
+        is_new = has_gains or self.reference is not None or self.first_frame == self.end_frame
+        return 2 if is_new else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +133,7 @@ def unpack(data: bytes) -> WeightsFile:
     """
     archive = parse_archive(inflate(data))
     metadata = metadata_from_text(archive.metadata)
-    ranges = _ranges_from_json(archive.metadata.get("sets", ""))
+    ranges = _ranges_from_json(archive.metadata.get("sets", ""), metadata.format_version)
     _check_names(archive.arrays, len(ranges))
     config = metadata.architecture
     shapes = coded_shapes(config) if metadata.format_version > 1 else parameter_shapes(config)
@@ -258,11 +258,11 @@ def _ranges_to_json(sets: Sequence[WeightSet]) -> str:
     ranges: list[dict[str, object]] = []
     for w in sets:
         entry: dict[str, object] = {"first_frame": w.first_frame, "end_frame": w.end_frame}
-        ranges.append(entry if w.reference == "base" else entry | {"reference": w.reference})
+        ranges.append(entry if w.reference is None else entry | {"reference": w.reference})
     return json.dumps(ranges, separators=(",", ":"))
 
 
-def _ranges_from_json(text: str) -> list[tuple[int, int | None, Reference]]:
+def _ranges_from_json(text: str, version: int) -> list[tuple[int, int | None, int | None]]:
     """(first, end, reference) of each set: the first starts at 0, each other where the one before
     ends.
     """
@@ -272,26 +272,27 @@ def _ranges_from_json(text: str) -> list[tuple[int, int | None, Reference]]:
     entries = parse_json(text, "sets")
     is_list = isinstance(entries, list) and 1 <= len(entries) <= MAX_SETS
     require(is_list, "sets", f"a list of 1 to {MAX_SETS} ranges of frames", entries)
-    ranges: list[tuple[int, int | None, Reference]] = []
+    ranges: list[tuple[int, int | None, int | None]] = []
+    optional, shortest = ({"reference"}, 0) if version > 1 else (set(), 1)
     start: int | None = 0
     for entry in entries:
         keys = {"first_frame", "end_frame"}
-        known = isinstance(entry, dict) and entry.keys() - {"reference"} == keys
+        known = isinstance(entry, dict) and entry.keys() - optional == keys
         require(known, "sets", f"ranges of {sorted(keys)}", entry)
         first = read_integer(entry["first_frame"], "first_frame", 0, MAX_FRAMES)
         require(first == start, "first_frame", f"{start}, where the set before ends", first)
         end = entry["end_frame"]
         if end is not None:
-            end = read_integer(end, "end_frame", first + 1, MAX_FRAMES)
-        ranges.append((first, end, _reference(entry, is_first=not ranges)))
+            end = read_integer(end, "end_frame", first + shortest, MAX_FRAMES)
+        ranges.append((first, end, _reference(entry, len(ranges))))
         start = end
     return ranges
 
 
-def _reference(entry: Mapping[str, object], *, is_first: bool) -> Reference:
-    value = entry.get("reference", "base")
-    if value == "previous":
-        require(not is_first, "reference", "base for the first set", value)
-        return "previous"
-    require(value == "base", "reference", "base or previous", value)
-    return "base"
+def _reference(entry: Mapping[str, object], index: int) -> int | None:
+    """The earlier set that set ``index`` refers to."""
+    if "reference" not in entry:
+        return None
+    expected = f"an earlier set than {index}"
+    require(index > 0, "reference", expected, entry["reference"])
+    return read_integer(entry["reference"], "reference", 0, index - 1)

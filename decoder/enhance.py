@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -157,12 +158,12 @@ def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[Fl
     """A weights file's integers -> float32 weights, in numpy and so the same for every device."""
     config = metadata.architecture
     base = get_base(metadata.base_id, config, made_by=metadata.created_by)
+    arrays: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]] = []
     result: list[FloatSet] = []
-    tensors = base
     for weight_set in sets:
-        start = tensors if weight_set.reference == "previous" else base
-        tensors = reconstruct(weight_set.tensors, start, config)
-        weights = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        start = base if weight_set.reference is None else arrays[weight_set.reference]
+        arrays.append(reconstruct(weight_set.tensors, start, config))
+        weights = {name: torch.from_numpy(value) for name, value in arrays[-1].items()}
         result.append(FloatSet(weight_set.first_frame, weight_set.end_frame, weights))
     return tuple(result)
 

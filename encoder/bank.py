@@ -75,6 +75,18 @@ class PatchBank:
     def size_bytes(self) -> int:
         return sum(plane.nbytes for plane in self.coded + self.source)
 
+    def of_frames(self, first: int, end: int) -> PatchBank:
+        """The patches of the frames ``first`` <= index < ``end`` alone, copied."""
+        chosen = np.flatnonzero((self.frame >= first) & (self.frame < end))
+        (cy, cu, cv), (sy, su, sv) = self.coded, self.source
+        return PatchBank(
+            self.format,
+            (cy[chosen], cu[chosen], cv[chosen]),
+            (sy[chosen], su[chosen], sv[chosen]),
+            self.frame[chosen],
+            len(chosen),
+        )
+
     def batch(self, indices: npt.NDArray[np.int64], device: torch.device) -> tuple[Planes, Planes]:
         """(coded, source) nominal float32 planes of the chosen patches.
 

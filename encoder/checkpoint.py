@@ -17,7 +17,7 @@ from codecaux.errors import InputError
 
 __all__ = ["Checkpoint", "FitState", "Phase"]
 
-Phase = Literal["float", "probe", "rounded", "gains"]
+Phase = Literal["float", "probe", "rounded", "gains", "scene"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +40,10 @@ class Checkpoint:
     """Where one fit's state is kept."""
 
     path: Path
+
+    def beside(self, name: str) -> Checkpoint:
+        """Another one of the same fit."""
+        return Checkpoint(self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}"))
 
     def save(self, state: FitState) -> None:
         """Replace the file, whole or not at all."""

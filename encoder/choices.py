@@ -18,7 +18,7 @@ from codecaux.container import Archive, compress, serialise_archive
 from codecaux.encoder.loop import FitTask
 from codecaux.encoder.parameters import show
 from codecaux.quantise import QuantisedTensor
-from codecaux.weightsfile import Reference, WeightSet, reconstruct, set_arrays
+from codecaux.weightsfile import WeightSet, reconstruct, set_arrays
 
 __all__ = ["Choice", "NumpyWeights", "check_loss", "least", "set_bytes", "weigh"]
 
@@ -40,7 +40,7 @@ class Choice:
     cost: float
 
 
-def set_bytes(tensors: Tensors, config: SrUnetConfig, reference: Reference = "base") -> int:
+def set_bytes(tensors: Tensors, config: SrUnetConfig, reference: int | None = None) -> int:
     """Bytes of a set compressed by itself, without metadata; 0 where it holds nothing."""
     if not tensors:
         return 0
@@ -66,7 +66,7 @@ def check_loss(task: FitTask, weights: NumpyWeights) -> float:
 
 
 def weigh(
-    task: FitTask, name: str, tensors: Tensors, start: NumpyWeights, reference: Reference = "base"
+    task: FitTask, name: str, tensors: Tensors, start: NumpyWeights, reference: int | None = None
 ) -> Choice:
     """The choice that sends ``tensors`` on top of ``start``."""
     kept = {key: t for key, t in tensors.items() if np.any(t.values)}

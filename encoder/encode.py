@@ -29,6 +29,7 @@ from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
+from codecaux.encoder.scenes import find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
@@ -40,13 +41,13 @@ from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
 from codecaux.lpips import Lpips, LpipsNet, find_lpips, min_size
 from codecaux.lpips_files import locate_lpips_weights
-from codecaux.measure import ScoreTools, measure
+from codecaux.measure import measure
 from codecaux.metadata import Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
-from codecaux.scores import METRICS, Scores
+from codecaux.scores import METRICS, Scores, ScoreTools
 from codecaux.temporal import find_flow
 from codecaux.video import Frame, Geometry
-from codecaux.weightsfile import WeightSet, WeightsFile, pack, read_weights
+from codecaux.weightsfile import WeightsFile, pack, read_weights
 
 __all__ = ["EncodeResult", "encode"]
 
@@ -207,6 +208,10 @@ class _Job:
         task = yield from self._task(bank, check)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
         task = replace(task, price=price.per_byte(self.work.stream.stat().st_size))
+        if self.settings.fit.scene_sets:
+            keyframes = keyframe_indices(self.work.stream)
+            fps = source.info.average_fps
+            task = replace(task, scenes=find_scenes(keyframes, source.num_frames, fps))
         fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
         write_atomic(self.work.weights, pack(self._file(source, fitted)))
         yield StageDone("fit", time.monotonic() - started)
@@ -279,12 +284,17 @@ class _Job:
             tools=_tools(self.ffmpeg),
             created_by=f"codecaux {__version__}",
         )
-        return WeightsFile(metadata, (WeightSet(0, None, fitted.tensors),))
+        return WeightsFile(metadata, fitted.sets)
 
     def _recorded_settings(self, fitted: FitResult) -> dict[str, Json]:
         """The resolved settings, without the input's path: it is nobody's business."""
         values = {k: v for k, v in identity(self.settings).items() if k != "input"}
-        return values | {"steps_done": fitted.steps, "final_loss": fitted.loss}
+        choices: list[Json] = [
+            {"name": c.name, "bytes": c.bytes, "loss": c.loss, "cost": c.cost}
+            for c in fitted.choices
+        ]
+        done: dict[str, Json] = {"steps_done": fitted.steps, "final_loss": fitted.loss}
+        return values | done | {"choices": choices}
 
     def score(self, source: PreparedSource) -> Events[dict[str, Scores]]:
         """Decode both files through the player's own path and compare with the source."""

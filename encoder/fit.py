@@ -3,6 +3,7 @@
     base ─ float phase ─> weights ─ probes ─> step sizes ─ rounding phase ─> "difference" ┐
          └ where bytes are dear: gains and biases alone ────────────────> "gains" ────────┼─> least
          └ nothing ─────────────────────────────────────────────────────> "base" ─────────┘
+    where there are scenes: each trains on from the shared difference (scene_sets)
 
 Float phase: the re-parameterised network, Adam, cosine decay, on random patches of the bank.
 Step sizes: one per tensor by its Gauss-Newton sensitivity, and a common factor (the rounding
@@ -13,6 +14,7 @@ integers); the gradient goes straight through the rounding, and the expected bit
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,8 +36,9 @@ from codecaux.encoder.parameters import (
     gained,
     show,
 )
+from codecaux.encoder.scene_sets import ScenePlan, SharedSet, fit_scenes
 from codecaux.events import Events, Notice
-from codecaux.quantise import QuantisedTensor
+from codecaux.weightsfile import WeightSet, reconstruct
 
 __all__ = ["FitResult", "FitTask", "fit", "stepper"]
 
@@ -48,25 +51,29 @@ _DEAR = 0.1
 # So few numbers cost little: they are rounded more finely than a whole network's.
 _GAIN_ERROR = 0.5
 _GAIN_SHARE = 0.15
+_DIFFERENCE = "difference"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitResult:
-    """The integers to send, how many steps were made, the last smoothed loss, and what was chosen
-    among (the first of ``choices`` is what ``tensors`` holds).
+    """The sets to send, how many steps were made, the last smoothed loss, and what was chosen among
+    for the whole title (the first of ``choices`` was taken).
     """
 
-    tensors: Mapping[str, QuantisedTensor]
+    sets: tuple[WeightSet, ...]
     steps: int
     loss: float
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Steps of the phases; they add up to ``total``, but for the rarely tried gains."""
+    """Steps of the phases; they add up to ``total``, but for the rarely tried gains. ``shared``
+    are those of the set for the whole title, the rest are the scenes'.
+    """
 
     total: int
+    shared: int
     float_steps: int
     probe: int
     rounded: int
@@ -91,20 +98,38 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         state = None
     else:
         rounded = RoundedParameters(base, base, state.step_sizes)
-    span = Span(plan.rounded, total - plan.rounded, total)
+    span = Span(plan.rounded, plan.shared - plan.rounded, total)
     loss = yield from Loop(task, rounded, "rounded", span, checkpoint).run(state)
     choices = yield from _choices(task, rounded, start, base, plan)
-    return FitResult(choices[0].tensors, total, loss, choices)
+    sets: tuple[WeightSet, ...] = (WeightSet(0, None, choices[0].tensors),)
+    if len(task.scenes) > 1 and choices[0].name == _DIFFERENCE:
+        tensors = choices[0].tensors
+        shown = reconstruct(tensors, start, task.config)
+        shared = SharedSet(tensors, shown, rounded.steps)
+        sets = yield from fit_scenes(task, shared, _scene_plan(task, plan), checkpoint)
+    return FitResult(sets, total, loss, choices)
 
 
 def _plan(task: FitTask, total: int) -> _Plan:
     settings = task.settings
-    rounding = round(total * settings.rounding_fraction)
+    shared = total
+    if len(task.scenes) > 1:
+        shared = max(10, round(total * (1.0 - settings.scene_fraction)))
+    rounding = round(shared * settings.rounding_fraction)
     count = len(settings.rounding_errors)
     probe = rounding // (3 * count) if count > 1 else 0
     if probe < _MIN_PROBE_STEPS:
-        return _Plan(total, total - rounding, 0, rounding)
-    return _Plan(total, total - rounding, probe, rounding - probe * count)
+        return _Plan(total, shared, shared - rounding, 0, rounding)
+    return _Plan(total, shared, shared - rounding, probe, rounding - probe * count)
+
+
+def _scene_plan(task: FitTask, plan: _Plan) -> ScenePlan:
+    """The steps that are left, shared out by the scenes' lengths."""
+    ends = [end for _, end in task.scenes]
+    left, frames = plan.total - plan.shared, ends[-1]
+    made = [round(left * end / frames) for end in (0, *ends)]
+    steps = tuple(b - a for a, b in itertools.pairwise(made))
+    return ScenePlan(task.scenes, steps, plan.shared, plan.total)
 
 
 def _to_device(arrays: NumpyWeights, device: torch.device) -> dict[str, Tensor]:
@@ -157,7 +182,7 @@ def _probed(
         rounded = RoundedParameters(base, weights, _steps(found, weights, error))
         span = Span(plan.probe, plan.float_steps + index * plan.probe, plan.total)
         yield from Loop(task, rounded, "probe", span, None).run(None)
-        tried.append((weigh(task, "difference", rounded.quantised(), start), error, rounded))
+        tried.append((weigh(task, _DIFFERENCE, rounded.quantised(), start), error, rounded))
     _, error, rounded = min(tried, key=lambda entry: entry[0].cost)
     others = ", ".join(f"{e:g}: {c.bytes / 1000:.1f} kB, {c.cost:.5f}" for c, e, _ in tried)
     yield Notice(f"rounding error {error:g} costs least ({others})")
@@ -200,7 +225,7 @@ def _choices(
     plan: _Plan,
 ) -> Events[tuple[Choice, ...]]:
     """All that was tried, the cheapest first."""
-    difference = weigh(task, "difference", rounded.quantised(), start)
+    difference = weigh(task, _DIFFERENCE, rounded.quantised(), start)
     nothing = weigh(task, "base", {}, start)
     choices = [difference, nothing]
     if difference.cost - difference.loss > _DEAR * (nothing.loss - difference.loss):

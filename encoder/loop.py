@@ -21,6 +21,7 @@ from codecaux.encoder.bank import PatchBank
 from codecaux.encoder.checkpoint import Checkpoint, FitState, Phase
 from codecaux.encoder.objective import LossTerms
 from codecaux.encoder.parameters import Parameters, show
+from codecaux.encoder.scenes import Scene
 from codecaux.encoder.settings import FitSettings
 from codecaux.errors import FitError
 from codecaux.events import Events, Notice, Progress
@@ -33,7 +34,7 @@ _ADAM_BETAS = (0.9, 0.99)
 _CHECK_EVERY = 10
 _CHECKPOINT_SECONDS = 20.0
 # Of a step's random numbers; 0 and 1 are what they were before there were others.
-_STREAMS: dict[Phase, int] = {"float": 0, "rounded": 1, "probe": 2, "gains": 3}
+_STREAMS: dict[Phase, int] = {"float": 0, "rounded": 1, "probe": 2, "gains": 3, "scene": 4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,8 @@ class FitTask:
 
     ``check``: patches that stand for the whole title evenly, on which choices are compared (None:
     the first of ``bank``). ``price``: loss that one more byte of stream would save, what a byte of
-    weights has to be worth (0: bytes cost nothing).
+    weights has to be worth (0: bytes cost nothing). ``scenes``: ranges of frames that may have sets
+    of their own, where there are two or more.
     """
 
     config: SrUnetConfig
@@ -53,6 +55,7 @@ class FitTask:
     settings: FitSettings
     check: PatchBank | None = None
     price: float = 0.0
+    scenes: tuple[Scene, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class FitSettings:
     ``rounding_errors`` are tried, the cheapest is taken: each is the RMS error, in 8-bit code
     values, that rounding at random would make, and sets the coarseness of all steps
     (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: 1 trains with the expected
-    bits at the title's own price, 0 without.
+    bits at the title's own price, 0 without. ``scene_sets``: scenes may have weights of their own,
+    and ``scene_fraction`` of the steps of a title of several scenes are for them.
     """
 
     steps: int | None = None
@@ -42,6 +43,8 @@ class FitSettings:
     rounding_learning_rate: float = 1e-3
     rounding_errors: tuple[float, ...] = (2.0, 4.0, 8.0)
     rate_weight: float = 1.0
+    scene_sets: bool = True
+    scene_fraction: float = 0.4
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:

@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -91,8 +91,13 @@ def make_shards(
     ]
     todo = [task for task in tasks if not task[2].exists()]
     make = partial(_try_shard, settings=settings)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done, problem in enumerate(pool.map(make, todo)):
+    with ExitStack() as stack:
+        problems: Iterable[str | None] = map(make, todo)
+        if jobs > 1 and len(todo) > 1:
+            # Spawned: a forked torch would hang on the locks of its parent's threads.
+            pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+            problems = stack.enter_context(pool).map(make, todo)
+        for done, problem in enumerate(problems):
             if problem:
                 yield Notice(problem, "warning")
             yield Progress("patches", len(tasks) - len(todo) + done + 1, len(tasks), "shards")
@@ -111,7 +116,6 @@ def _item_key(item: Item) -> str:
 def _try_shard(task: tuple[Item, int, Path], settings: ShardSettings) -> str | None:
     """Make one shard; the problem as text where that fails."""
     item, move, path = task
-    torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as folder:
             write_atomic(path, _to_bytes(_make(item, move, settings, Path(folder))))

@@ -57,6 +57,16 @@ def _children() -> set[int]:
 
 
 @pytest.fixture(scope="session")
+def photos(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two photos, 460x452 and 640x480: what a camera can move over."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, source in (("a", "mandelbrot=s=460x452"), ("b", "testsrc2=s=640x480")):
+        output = ["-frames:v", "1", file_argument(folder / f"{name}.png")]
+        run_ffmpeg(ffmpeg, ["-v", "error", "-f", "lavfi", "-i", source, *output])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ffmpeg() -> Ffmpeg:
     """The program that the product itself would use."""
     return find_ffmpeg()

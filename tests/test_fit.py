@@ -62,7 +62,7 @@ def _error(task: FitTask, result: FitResult) -> tuple[float, float]:
     indices = np.arange(len(task.bank))
     coded, source = task.bank.batch(indices, torch.device("cpu"))
     base = get_base(GENERATED_BASE_ID, TINY)
-    shown = reconstruct(result.tensors, base, TINY)
+    shown = reconstruct(result.sets[0].tensors, base, TINY)
     merged = {name: torch.from_numpy(value) for name, value in shown.items()}
     weights = with_identity(merged, TINY)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_the_rounded_network_beats_bicubic(bank: PatchBank, tmp_path: Path) -> N
     plain, enhanced = _error(task, result)
     assert enhanced < 0.8 * plain
     assert result.steps == 150
-    assert any(np.any(q.values) for q in result.tensors.values())
+    assert any(np.any(q.values) for q in result.sets[0].tensors.values())
 
 
 @pytest.mark.parametrize("stop_after", [20, 50])
@@ -95,9 +95,11 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(
     assert state is not None
     assert state.phase == ("float" if stop_after == 20 else "rounded")
     resumed = drain(fit(_task(bank), cut, 10))
-    for name, tensor in whole.tensors.items():
-        np.testing.assert_array_equal(tensor.values, resumed.tensors[name].values)
-        assert tensor.step == resumed.tensors[name].step
+    expected, got = whole.sets[0].tensors, resumed.sets[0].tensors
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensor.values, got[name].values)
+        assert tensor.step == got[name].step
 
 
 def test_minutes_become_steps(bank: PatchBank, tmp_path: Path) -> None:

@@ -127,10 +127,11 @@ def run_json(
 
 
 def test_every_command_keeps_the_contract(
-    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream, weights, shown = (tmp_path / n for n in ("t.mp4", "t.weights", "shown.mkv"))
     fast = ("--net", "tiny", "--steps", "12", "--objective", "fidelity", "--preset", "ultrafast")
+    tiny = ("--net", "tiny", "--steps", "2", "--batch", "1", "--jobs", "1", "--preset", "ultrafast")
     results = {}
     for command, *arguments in (
         ("encode", clip, "-o", stream, *fast),
@@ -138,6 +139,7 @@ def test_every_command_keeps_the_contract(
         ("measure", clip, stream, "--weights", weights),
         ("inspect", weights),
         ("verify", stream, weights),
+        ("pretrain", photos, "-o", tmp_path / "base.safetensors", *tiny),
         ("doctor",),
     ):
         code, events = run_json(capsys, command, *arguments)

@@ -15,9 +15,9 @@ from codecaux.errors import InputError
 from codecaux.events import Event, Notice, Progress, StageDone, StageStarted, drain
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.frames import read_frames
-from codecaux.measure import ScoreTools, common_format, measure, measure_files, to_bit_depth
+from codecaux.measure import common_format, measure, measure_files, to_bit_depth
 from codecaux.probe import probe
-from codecaux.scores import PSNR_CAP_DB, Scores
+from codecaux.scores import PSNR_CAP_DB, Scores, ScoreTools
 from codecaux.video import Colour, Frame, VideoFormat
 
 MakeClip = Callable[..., Path]

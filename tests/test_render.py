@@ -47,8 +47,9 @@ class Clock:
         return self.now
 
 
-def scores(base: float = 70.0, lpips: float | None = 0.125) -> Scores:
+def scores(base: float = 70.0, lpips: float | None = 0.125, *, is_moving: bool = False) -> Scores:
     missing = {} if lpips is not None else {"lpips": "no LPIPS weights were given"}
+    steady = {"tof": 0.125, "rpf_mean": 0.25, "rpf_deviation": 12.5} if is_moving else {}
     return Scores(
         vmaf_v1=base,
         vmaf_v061=base + 5,
@@ -60,6 +61,7 @@ def scores(base: float = 70.0, lpips: float | None = 0.125) -> Scores:
         lpips_frames=24,
         vmaf_v1_model="vmaf_v1.0.16_3d0h",
         missing=missing,
+        **steady,  # type: ignore[arg-type]
     )
 
 
@@ -204,6 +206,26 @@ def test_the_gain_fits_a_narrow_and_a_wide_terminal(terminal: bool) -> None:
     for text in ("100.0", "12,500", "110.0", "+10.0", "76.50", "+6.50", "-0.0250", "0.1250"):
         assert any(text in line for line in narrow), text
         assert any(text in line for line in wide), text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_steadiness_has_a_table_of_its_own_where_there_is_no_room(terminal: bool) -> None:
+    pair = {"bicubic": scores(is_moving=True), "enhanced": scores(76.5, is_moving=True)}
+    for width, rows in ((80, 3), (120, 2), (200, 1)):
+        lines = printed(gain_grid(RATE, pair), width, terminal=terminal)
+        assert max(map(len, lines)) <= width
+        assert sum("H.265 + weights" in line for line in lines) == rows
+        for text in ("deviation", "12.500", "76.50", "0.250"):
+            assert any(text in line for line in lines), text
+    lines = printed(scores_grid(pair), 80, terminal=terminal)
+    assert max(map(len, lines)) <= 80
+    assert sum("enhanced" in line for line in lines) == 2
+
+
+def test_steadiness_is_left_out_where_there_is_none() -> None:
+    headings = {column.heading for column in scores_grid({"distorted": scores()}).columns}
+    assert "SSIM" in headings
+    assert not headings & {"tOF", "RPF mean", "RPF deviation"}
 
 
 def test_a_missing_score_is_a_dash() -> None:

@@ -19,19 +19,22 @@ from codecaux.colour import frame_to_rgb
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.ffmpeg import Ffmpeg, run_ffmpeg
 from codecaux.lpips import Lpips, lpips_state_shapes
+from codecaux.sampling import EvenSampling
 from codecaux.scores import (
     METRICS,
     POOLS,
     PSNR_CAP_DB,
-    LpipsSampling,
     Scorer,
     Scores,
+    ScoreTools,
     pooled,
     psnr_db,
 )
+from codecaux.temporal import TEMPORAL_METRICS, Flow, find_flow
 from codecaux.video import Frame, SampleArray, VideoFormat
 
 FPS = Fraction(30000, 1001)
+FLOW = find_flow()
 VMAFS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg")
 
 
@@ -91,10 +94,15 @@ def score(
     frames: Sequence[Frame],
     *,
     lpips: Lpips | None = None,
+    flow: Flow | None = FLOW,
     **versions: Sequence[Frame],
 ) -> dict[str, Scores]:
     with Scorer(
-        layout, list(versions), fps=FPS, num_frames_hint=len(frames), lpips=lpips, ffmpeg=ffmpeg
+        layout,
+        list(versions),
+        ScoreTools(ffmpeg, lpips, flow),
+        fps=FPS,
+        num_frames_hint=len(frames),
     ) as scorer:
         for index, frame in enumerate(frames):
             scorer.add(frame, {name: version[index] for name, version in versions.items()})
@@ -165,7 +173,11 @@ def test_equal_and_blurred(ffmpeg: Ffmpeg, lpips: Lpips) -> None:
         a, b, c = (s.value(metric) for s in (same, soft, softer))
         assert a is not None and b is not None and c is not None  # noqa: PT018
         assert a > b > c, metric
-    assert softer.lpips > soft.lpips > 0  # type: ignore[operator]
+    for metric in ("lpips", "tof", "rpf_deviation"):
+        a, b, c = (s.value(metric) for s in (same, soft, softer))
+        assert a is not None and b is not None and c is not None  # noqa: PT018
+        assert c > b > a == 0, metric
+    assert (same.rpf_mean, same.tof_pairs) == (0.0, 2)
     assert same.num_frames == same.lpips_frames == 3
     assert same.vmaf_v1_model == "vmaf_v1.0.16_3d0h"
     assert same.missing == {}
@@ -214,8 +226,10 @@ def test_one_frame(ffmpeg: Ffmpeg, lpips: Lpips) -> None:
     layout = VideoFormat(240, 176)
     frames = make_frames(layout, 1)
     scores = score(ffmpeg, layout, frames, lpips=lpips, soft=[blurred(frames[0])])["soft"]
-    assert all(scores.value(metric) is not None for metric in METRICS)
-    assert (scores.num_frames, scores.lpips_frames) == (1, 1)
+    assert {m for m in METRICS if scores.value(m) is None} == set(TEMPORAL_METRICS)
+    assert set(scores.missing) == set(TEMPORAL_METRICS)
+    assert set(scores.missing.values()) == {"not defined for a clip of one frame"}
+    assert (scores.num_frames, scores.lpips_frames, scores.tof_pairs) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -271,9 +285,7 @@ def test_lpips_is_of_our_own_rgb(ffmpeg: Ffmpeg, lpips: Lpips) -> None:
 
 
 def test_no_frames(ffmpeg: Ffmpeg) -> None:
-    scorer = Scorer(
-        VideoFormat(64, 48), ["a"], fps=FPS, num_frames_hint=None, lpips=None, ffmpeg=ffmpeg
-    )
+    scorer = Scorer(VideoFormat(64, 48), ["a"], ScoreTools(ffmpeg), fps=FPS, num_frames_hint=None)
     with pytest.raises(InputError, match="at least one frame"):
         scorer.finish()
 
@@ -282,7 +294,7 @@ def test_wrong_size_and_wrong_names(ffmpeg: Ffmpeg) -> None:
     layout = VideoFormat(64, 48)
     frame, small = make_frames(layout, 1)[0], make_frames(VideoFormat(62, 48), 1)[0]
     deep = make_frames(VideoFormat(64, 48, 10), 1)[0]
-    with Scorer(layout, ["a"], fps=FPS, num_frames_hint=1, lpips=None, ffmpeg=ffmpeg) as scorer:
+    with Scorer(layout, ["a"], ScoreTools(ffmpeg), fps=FPS, num_frames_hint=1) as scorer:
         with pytest.raises(
             InputError, match=r"expected 4:2:0 pictures of 64x48.*got planes of 62x48"
         ):
@@ -292,7 +304,7 @@ def test_wrong_size_and_wrong_names(ffmpeg: Ffmpeg) -> None:
         with pytest.raises(UsageError, match="expected versions"):
             scorer.add(frame, {"b": frame})
     with pytest.raises(UsageError, match="different names"):
-        Scorer(layout, ["a", "a"], fps=FPS, num_frames_hint=1, lpips=None, ffmpeg=ffmpeg)
+        Scorer(layout, ["a", "a"], ScoreTools(ffmpeg), fps=FPS, num_frames_hint=1)
 
 
 def test_leaving_by_an_exception_leaves_nothing(
@@ -303,7 +315,7 @@ def test_leaving_by_an_exception_leaves_nothing(
     frame = make_frames(layout, 1)[0]
 
     def interrupted() -> None:
-        with Scorer(layout, ["a"], fps=FPS, num_frames_hint=1, lpips=None, ffmpeg=ffmpeg) as scorer:
+        with Scorer(layout, ["a"], ScoreTools(ffmpeg), fps=FPS, num_frames_hint=1) as scorer:
             scorer.add(frame, {"a": frame})
             assert list(tmp_path.iterdir())
             raise KeyboardInterrupt
@@ -340,7 +352,7 @@ def test_psnr_of_a_constant_error(value: int, error: int, shape: tuple[int, int]
     assert psnr_db(a, a, 1023) == PSNR_CAP_DB
 
 
-def run_sampling(sampling: LpipsSampling, count: int) -> Iterator[int]:
+def run_sampling(sampling: EvenSampling, count: int) -> Iterator[int]:
     for index in range(count):
         if sampling.wants(index):
             sampling.put(index, [float(index)])
@@ -348,10 +360,10 @@ def run_sampling(sampling: LpipsSampling, count: int) -> Iterator[int]:
 
 
 @given(count=st.integers(1, 400), most=st.integers(1, 30), known=st.booleans())
-def test_lpips_frames_are_few_even_and_repeatable(count: int, most: int, known: bool) -> None:
+def test_sampled_frames_are_few_even_and_repeatable(count: int, most: int, known: bool) -> None:
     chosen = []
     for _ in range(2):
-        sampling = LpipsSampling(most, count if known else None)
+        sampling = EvenSampling(most, count if known else None)
         computed = list(run_sampling(sampling, count))
         chosen.append(sampling.indices)
     assert chosen[0] == chosen[1]
@@ -386,6 +398,7 @@ def test_the_bad_end_of_lpips_is_the_upper_one() -> None:
     assert pooled(scores, "lpips", "min") == 0.4
     assert pooled(scores, "lpips", "p5") == pytest.approx(0.38)
     assert pooled(scores, "lpips", "harmonic") == pytest.approx(0.7 / 3)
+    assert pooled(of_values(tof=(0.1, 0.5)), "tof", "min") == 0.5
     assert pooled(scores, "vmaf_v1", "mean") is None
     for metric, pool in (("vmaf", "mean"), ("lpips", "median")):
         with pytest.raises(UsageError, match="expected a metric"):
@@ -397,7 +410,8 @@ def test_json_is_plain(ffmpeg: Ffmpeg) -> None:
     frames = make_frames(layout, 2)
     scores = score(ffmpeg, layout, frames, soft=[blurred(f) for f in frames])["soft"]
     data = json.loads(json.dumps(scores.to_json_dict(), allow_nan=False))
-    assert set(data) == {*METRICS, "num_frames", "lpips_frames", "vmaf_v1_model", "missing"}
+    counts = {"num_frames", "lpips_frames", "tof_pairs"}
+    assert set(data) == {*METRICS, *counts, "vmaf_v1_model", "missing"}
     assert data["psnr_y_db"] == scores.psnr_y_db
     assert data["lpips"] is None
     assert data["missing"]["lpips"] == "no LPIPS weights were given"

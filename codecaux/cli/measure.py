@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from codecaux.decoder.enhance import Enhanced, Enhancer
     from codecaux.device import Device
     from codecaux.events import Events
-    from codecaux.measure import ScoreTools
-    from codecaux.scores import Scores
+    from codecaux.scores import Scores, ScoreTools
     from codecaux.video import Frame
 
 __all__ = ["MeasureSettings", "measure", "run_measure"]
@@ -97,7 +96,7 @@ def _tools(settings: MeasureSettings, device: Device) -> Events[ScoreTools]:
     from codecaux.events import Notice
     from codecaux.ffmpeg import find_ffmpeg
     from codecaux.lpips import find_lpips
-    from codecaux.measure import ScoreTools
+    from codecaux.scores import ScoreTools
     from codecaux.temporal import find_flow
 
     ffmpeg, flow = find_ffmpeg(), find_flow()
