@@ -21,7 +21,7 @@ import torch
 from codecaux import __version__
 from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
-from codecaux.bases import default_base_id
+from codecaux.bases import default_base_id, get_base, known_base_ids
 from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
@@ -34,7 +34,13 @@ from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
 from codecaux.encoder.x265 import check_parameters
-from codecaux.errors import CodecauxError, InputError, LpipsUnavailableError, UsageError
+from codecaux.errors import (
+    CodecauxError,
+    InputError,
+    LpipsUnavailableError,
+    UsageError,
+    WeightsBaseError,
+)
 from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
@@ -133,7 +139,16 @@ def _check_settings(settings: EncodeSettings) -> None:
         raise UsageError(
             f"expected an output ending in {', '.join(CONTAINERS)}, got {settings.output}"
         )
-    net_config(settings.net, settings.stream.scale)
+    config = net_config(settings.net, settings.stream.scale)
+    if settings.base is not None:
+        try:
+            get_base(settings.base, config)
+        except WeightsBaseError as error:
+            known = ", ".join(known_base_ids())
+            raise UsageError(
+                f"expected a base for the net {settings.net} at scale {settings.stream.scale}, got "
+                f"{settings.base[:64]!r}; the bases here are {known}"
+            ) from error
     _bank_settings(settings)
     # None to be had is no reason to stop; a named file that is no such thing is.
     with suppress(LpipsUnavailableError):
@@ -178,6 +193,10 @@ class _Job:
     @property
     def _config(self) -> SrUnetConfig:
         return net_config(self.settings.net, self.settings.stream.scale)
+
+    @property
+    def _base_id(self) -> str:
+        return self.settings.base or default_base_id(self._config)
 
     def prepare(self) -> Events[PreparedSource]:
         source = yield from prepare(
@@ -248,9 +267,8 @@ class _Job:
             lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
             lpips = lpips.cast(self.device.compute_dtype) if lpips else None
         terms = LossTerms(objective, bank.format.colour, lpips)
-        base_id = default_base_id(self._config)
         yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
-        return FitTask(self._config, base_id, bank, terms, self.device, settings, check)
+        return FitTask(self._config, self._base_id, bank, terms, self.device, settings, check)
 
     def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
         """LPIPS on the device; None, and a notice, where its weights are not to be had."""
@@ -272,7 +290,7 @@ class _Job:
             bit_depth=size.bit_depth,
             colour=size.colour,
             stream=hash_stream(self.work.stream),
-            base_id=default_base_id(self._config),
+            base_id=self._base_id,
             codec={
                 "encoder": "libx265",
                 "crf": f"{stream.crf:g}",

@@ -61,7 +61,11 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """One encode: ``input`` (a path, or "-" for y4m on standard input) to two files."""
+    """One encode: ``input`` (a path, or "-" for y4m on standard input) to two files.
+
+    ``base``: id of the base network to start from; None: the newest trained one of the net and
+    scale.
+    """
 
     input: str
     output: Path
@@ -69,6 +73,7 @@ class EncodeSettings:
     stream: StreamSettings = field(default_factory=lambda: StreamSettings(crf=21.0))
     source: SourceOptions = field(default_factory=SourceOptions)
     net: str = "light"
+    base: str | None = None
     fit: FitSettings = field(default_factory=FitSettings)
     device: str = "auto"
     lpips_weights: Path | None = None
@@ -93,6 +98,7 @@ def identity(settings: EncodeSettings) -> dict[str, Json]:
         "stream": asdict(settings.stream),
         "source": asdict(settings.source),
         "net": settings.net,
+        "base": settings.base,
         "fit": asdict(settings.fit),
     }
     plain = _plain(parts)

@@ -53,8 +53,10 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
 @_setting("--crf", type=float, field="stream.crf", help="x265's quality, 0 (best) to 51.")
 @_setting("--scale", metavar="2|1.5|1", field="stream.scale", help="Source size / coded size.")
 @_setting("--preset", field="stream.preset", help="x265's preset.")
+@_setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler.")
 @_setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265.")
 @_setting("--net", type=click.Choice(NETS), field="net", help="The network's size.")
+@_setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain.")
 @_setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes.")
 @_setting("--minutes", type=float, field="fit.minutes", help="Time for the fit.")
 @_setting(
@@ -105,7 +107,7 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
     from codecaux.encoder.settings import EncodeSettings
 
     output = options["output"] or default_output(options["source"])
-    stream: dict[str, Any] = given({name: options[name] for name in ("crf", "preset")})
+    stream: dict[str, Any] = given({name: options[name] for name in ("crf", "preset", "downscale")})
     if options["scale"] is not None:
         stream["scale"] = scale_value(options["scale"])
     if options["x265_params"] is not None:
@@ -124,7 +126,7 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
         lpips_weights=options["lpips_weights"],
         resume=options["resume"],
         overwrite=options["yes"],
-        **given({"net": options["net"]}),
+        **given({name: options[name] for name in ("net", "base")}),
     )
     return replace(
         settings, stream=replace(settings.stream, **stream), fit=replace(settings.fit, **fit)
