@@ -30,7 +30,7 @@ from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import find_scenes, keyframe_indices
-from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, identity
+from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
 from codecaux.encoder.x265 import check_parameters
@@ -305,14 +305,12 @@ class _Job:
         return WeightsFile(metadata, fitted.sets)
 
     def _recorded_settings(self, fitted: FitResult) -> dict[str, Json]:
-        """The resolved settings, without the input's path: it is nobody's business."""
-        values = {k: v for k, v in identity(self.settings).items() if k != "input"}
-        choices: list[Json] = [
-            {"name": c.name, "bytes": c.bytes, "loss": c.loss, "cost": c.cost}
-            for c in fitted.choices
-        ]
-        done: dict[str, Json] = {"steps_done": fitted.steps, "final_loss": fitted.loss}
-        return values | done | {"choices": choices}
+        """The settings that are not the defaults of the version that ``created_by`` names, and what
+        was chosen: every byte of this is paid for. The input's path is nobody's business.
+        """
+        choices: dict[str, Json] = {c.name: [c.bytes, _short(c.loss)] for c in fitted.choices}
+        done: dict[str, Json] = {"steps_done": fitted.steps, "final_loss": _short(fitted.loss)}
+        return changed_settings(self.settings) | done | {"choices": choices}
 
     def score(self, source: PreparedSource) -> Events[dict[str, Scores]]:
         """Decode both files through the player's own path and compare with the source."""
@@ -337,7 +335,7 @@ class _Job:
         started = time.monotonic()
         yield StageStarted("finish")
         file = read_weights(self.work.weights)
-        plain = {name: {m: s.value(m) for m in METRICS} for name, s in scores.items()}
+        plain = {name: {m: _short(s.value(m)) for m in METRICS} for name, s in scores.items()}
         scored = replace(file, metadata=replace(file.metadata, scores=plain))
         # The weights first: a stream without them plays, weights without a stream do not. They are
         # written, not moved: their folder may be on another disk.
@@ -351,6 +349,11 @@ class _Job:
             ) from error
         self.work.remove()
         yield StageDone("finish", time.monotonic() - started)
+
+
+def _short(value: float | None) -> float | None:
+    """With five significant digits: more of them cost bytes and say nothing."""
+    return None if value is None else float(f"{value:.5g}")
 
 
 def _tools(ffmpeg: Ffmpeg) -> dict[str, str]:

@@ -49,7 +49,7 @@ _MIN_PROBE_STEPS = 10
 # Gains and biases are tried where the difference's bytes eat this part of what it gains.
 _DEAR = 0.1
 # So few numbers cost little: they are rounded more finely than a whole network's.
-_GAIN_ERROR = 0.5
+_GAIN_ERROR = 0.1
 _GAIN_SHARE = 0.15
 _DIFFERENCE = "difference"
 

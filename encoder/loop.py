@@ -82,9 +82,9 @@ class Loop:
         self._steps, self._total, self._offset = span.steps, span.total, span.offset
         self._checkpoint = checkpoint
         settings = task.settings
-        is_float = phase == "float"
-        self._rate = settings.learning_rate if is_float else settings.rounding_learning_rate
-        self._rate_end = _FLOAT_END if is_float else 0.0
+        is_first = phase in ("float", "gains")
+        self._rate = settings.learning_rate if is_first else settings.rounding_learning_rate
+        self._rate_end = _FLOAT_END if phase == "float" else 0.0
         self._rate_scale = 1.0
         latents = list(parameters.latents.values())
         self._optimiser = torch.optim.Adam(latents, lr=self._rate, betas=_ADAM_BETAS, foreach=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from codecaux.encoder.stream import StreamSettings
 from codecaux.errors import UsageError
 from codecaux.metadata import Json
 
-__all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "identity"]
+__all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "changed_settings", "identity"]
 
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
 DEFAULT_STEPS: dict[str, int] = {"tiny": 1500, "light": 1500, "full": 1500}
@@ -104,6 +105,25 @@ def identity(settings: EncodeSettings) -> dict[str, Json]:
     plain = _plain(parts)
     assert isinstance(plain, dict)
     return plain
+
+
+def changed_settings(settings: EncodeSettings) -> dict[str, Json]:
+    """:func:`identity` without the input, and without what every encode has by default."""
+    nothing = EncodeSettings(settings.input, settings.output, settings.weights)
+    return _difference(identity(settings), identity(nothing))
+
+
+def _difference(values: Mapping[str, Json], defaults: Mapping[str, Json]) -> dict[str, Json]:
+    result: dict[str, Json] = {}
+    for key, value in values.items():
+        default = defaults[key]
+        if isinstance(value, dict) and isinstance(default, dict):
+            inner = _difference(value, default)
+            if inner:
+                result[key] = inner
+        elif value != default:
+            result[key] = value
+    return result
 
 
 def _plain(value: object) -> Json:
