@@ -67,7 +67,19 @@ def test_the_weights_file_says_what_it_belongs_to(encoded: EncodeResult) -> None
     assert "input" not in metadata.settings
     assert metadata.tools["codecaux"]
     for name, scores in encoded.scores.items():
-        assert metadata.scores[name]["psnr_y_db"] == pytest.approx(scores.psnr_y_db)
+        # Recorded with five significant digits.
+        assert metadata.scores[name]["psnr_y_db"] == pytest.approx(scores.psnr_y_db, rel=1e-4)
+    # Of the settings only what is not the default.
+    assert metadata.settings["net"] == "tiny"
+    assert "scale" not in metadata.settings["stream"]
+
+
+def test_an_unknown_base_is_refused_at_once(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="init-1"):
+        drain(encode(_settings(clip, tmp_path, base="no-such")))
+    assert not list(tmp_path.iterdir())
+    result = drain(encode(_settings(clip, tmp_path, base="init-1")))
+    assert read_weights(result.weights).metadata.base_id == "init-1"
 
 
 def test_the_rate_counts_the_weights(encoded: EncodeResult) -> None:

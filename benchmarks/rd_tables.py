@@ -1,0 +1,275 @@
+"""All cached points of the rate-distortion benchmark -> curves, BD-rates and tables. No files.
+
+Curves: ``x265`` is the Pareto front of x265 at the source size; ``x265 over sizes`` the convex
+hull of that and of x265-sizes; ``anchor``, ``base NET`` and ``fit NET`` the convex hulls of those
+families over all their scales. Each is compared with the two of x265, and these with each other.
+
+Lengths: ``own`` takes the rates as they are. ``10 s`` and ``60 s`` are the rates had the same
+scene lasted that long with the same weights: a statement about scenes, not about these files.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from rd_curves import BdRate, RdPoint, bd_rate, convex_hull, pareto
+from rd_points import RD_METRICS, Point
+
+from codecaux.scores import LOWER_IS_BETTER
+
+__all__ = [
+    "BD_COLUMNS",
+    "LENGTHS",
+    "POINT_COLUMNS",
+    "REFERENCES",
+    "bd_table",
+    "clip_curves",
+    "current_points",
+    "fit_minus_base",
+    "markdown",
+]
+
+Row: TypeAlias = dict[str, Any]
+
+LENGTHS: Mapping[str, str] = {
+    "own": "total_kbps",
+    "10 s": "total_kbps_if_10_s",
+    "60 s": "total_kbps_if_60_s",
+}
+X265, X265_SIZES = "x265", "x265 over sizes"
+REFERENCES = (X265, X265_SIZES)
+MEAN = "mean"
+
+POINT_COLUMNS = (
+    *("clip", "split", "family", "net", "scale", "crf", "coded", "frames", "seconds"),
+    *("stream_bytes", "weights_bytes", "stream_kbps", "weights_kbps"),
+    *LENGTHS.values(),
+    *RD_METRICS,
+    *("lpips_frames", "upscaler", "base_id", "fit_minutes", "fit_is_resumed"),
+    *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
+)
+BD_COLUMNS = (
+    *("clip", "split", "curve", "reference", "length", "metric", "bd_rate_percent"),
+    *("quality_low", "quality_high", "clips"),
+)
+
+
+def current_points(points: Iterable[Point]) -> list[Point]:
+    """Without those that later points of other settings have replaced, in the tables' order.
+
+    Of one clip, family, net and scale only the settings of the newest point count: a curve is
+    never made of two bases or two lengths of fit.
+    """
+    newest: dict[tuple[Any, ...], Point] = {}
+    every = sorted(points, key=lambda point: float(point["made_at"]))
+    for point in every:
+        newest[_series(point)] = point
+    kept = [p for p in every if p["settings_hash"] == newest[_series(p)]["settings_hash"]]
+    return sorted(kept, key=lambda p: (*_series(p), p["crf"]))
+
+
+def _series(point: Point) -> tuple[str, ...]:
+    return point["clip"], point["family"], point["net"], point["scale"]
+
+
+# ----------------------------------------------------------------------------------------- curves
+
+
+def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, list[RdPoint]]:
+    """Curve name -> its points, of one clip's points; quality is ``metric``, negated if need be."""
+    families: dict[str, list[RdPoint]] = defaultdict(list)
+    for point in points:
+        if point[metric] is not None:
+            families[_curve_name(point)].append(_rd_point(point, metric, length))
+    sizes = families.pop("x265-sizes", [])
+    curves = {name: convex_hull(family) for name, family in families.items() if name != X265}
+    if families[X265]:
+        curves[X265] = pareto(families[X265])
+        if sizes:
+            curves[X265_SIZES] = convex_hull(families[X265] + sizes)
+    return curves
+
+
+def _curve_name(point: Point) -> str:
+    return f"{point['family']} {point['net']}".strip()
+
+
+def _rd_point(point: Point, metric: str, length: str) -> RdPoint:
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    label = f"{point['family']} {point['scale']}x CRF {point['crf']:g}"
+    return RdPoint(point[LENGTHS[length]], sign * point[metric], label)
+
+
+# --------------------------------------------------------------------------------------- BD-rates
+
+
+def bd_table(points: Sequence[Point]) -> list[Row]:
+    """One row for each clip, curve, reference, length and metric; then the means over clips.
+
+    A curve without weights has the same rate at every length: it has rows for ``own`` only.
+    """
+    rows: list[Row] = []
+    for clip, its in _by_clip(points).items():
+        with_weights = {_curve_name(point) for point in its if point["weights_bytes"]}
+        for length in LENGTHS:
+            for metric in RD_METRICS:
+                curves = clip_curves(its, metric, length)
+                for name in curves:
+                    if length != "own" and name not in with_weights:
+                        continue
+                    key = {"clip": clip, "split": its[0]["split"], "curve": name}
+                    rows += _compared(key, curves, metric, length)
+    return rows + _means(rows)
+
+
+def _compared(
+    key: Row, curves: Mapping[str, list[RdPoint]], metric: str, length: str
+) -> Iterable[Row]:
+    for reference in REFERENCES[: 1 if key["curve"] == X265_SIZES else None]:
+        if reference in curves and key["curve"] != X265:
+            found = bd_rate(curves[reference], curves[key["curve"]])
+            about = {"reference": reference, "length": length, "metric": metric}
+            yield key | about | _bd_values(found, metric) | {"clips": int(found is not None)}
+
+
+def _bd_values(found: BdRate | None, metric: str) -> Row:
+    if found is None:
+        return {"bd_rate_percent": None, "quality_low": None, "quality_high": None}
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * found.low, sign * found.high))
+    return {"bd_rate_percent": found.percent, "quality_low": low, "quality_high": high}
+
+
+def _means(rows: Sequence[Row]) -> list[Row]:
+    """Over the clips of a split whose curves overlap; ``clips`` says how many those are."""
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    keys = ("split", "curve", "reference", "length", "metric")
+    for row in rows:
+        values = groups[tuple(row[key] for key in keys)]
+        if row["bd_rate_percent"] is not None:
+            values.append(row["bd_rate_percent"])
+    return [
+        {
+            "clip": MEAN,
+            **dict(zip(keys, group, strict=True)),
+            "bd_rate_percent": statistics.fmean(values) if values else None,
+            "quality_low": None,
+            "quality_high": None,
+            "clips": len(values),
+        }
+        for group, values in groups.items()
+    ]
+
+
+def _by_clip(points: Sequence[Point]) -> dict[str, list[Point]]:
+    clips: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        clips[point["clip"]].append(point)
+    return clips
+
+
+# ----------------------------------------------------------------------------------- fit and base
+
+
+@dataclass(frozen=True, slots=True)
+class _Gain:
+    """What fitting gains over the base it started from, at equal stream."""
+
+    clip: str
+    split: str
+    net: str
+    scale: str
+    crf: float
+    vmaf_v1_gain: float | None
+    lpips_gain_percent: float | None
+    fit_minutes: float
+    fit_is_resumed: bool
+    weights_bytes: int
+    is_same_stream: bool
+
+
+def fit_minus_base(points: Sequence[Point]) -> list[Row]:
+    """One row for each fit that has its base's point; LPIPS below 0 is better.
+
+    ``is_same_stream``: both were shown from streams of the same number of bytes, as they must be.
+    """
+    bases = {_operating_point(p): p for p in points if p["family"] == "base"}
+    rows = []
+    for fit in points:
+        base = bases.get(_operating_point(fit)) if fit["family"] == "fit" else None
+        if base is None:
+            continue
+        gain = _Gain(
+            **{key: fit[key] for key in ("clip", "split", "net", "scale", "crf")},
+            vmaf_v1_gain=_difference(fit["vmaf_v1"], base["vmaf_v1"]),
+            lpips_gain_percent=_per_cent(fit["lpips"], base["lpips"]),
+            **{key: fit[key] for key in ("fit_minutes", "fit_is_resumed", "weights_bytes")},
+            is_same_stream=fit["stream_bytes"] == base["stream_bytes"],
+        )
+        rows.append(asdict(gain))
+    return rows
+
+
+def _operating_point(point: Point) -> tuple[Any, ...]:
+    return point["clip"], point["net"], point["scale"], point["crf"]
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _per_cent(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None or b == 0 else 100 * (a / b - 1)
+
+
+# --------------------------------------------------------------------------------------- markdown
+
+
+def markdown(bd_rows: Sequence[Row], gains: Sequence[Row]) -> str:
+    """BD-rates in per cent, a row for each clip, curve, reference and length; then the gains."""
+    groups: dict[tuple[str, ...], dict[str, Row]] = defaultdict(dict)
+    keys = ("curve", "reference", "length", "clip", "split")
+    for row in bd_rows:
+        groups[tuple(row[key] for key in keys)][row["metric"]] = row
+    lines = ["BD-rate in per cent, below 0 is less rate at equal quality; - where curves do not"]
+    lines += ["overlap; of a mean, the number of clips in brackets where not all count.", ""]
+    lines += _table_head([*keys, *RD_METRICS])
+    for group, metrics in sorted(groups.items(), key=lambda item: _order(item[0])):
+        whole = max(row["clips"] for row in metrics.values())
+        cells = [_bd_cell(metrics.get(metric), whole) for metric in RD_METRICS]
+        lines.append("| " + " | ".join([*group, *cells]) + " |")
+    if not gains:
+        return "\n".join(lines)
+    lines += ["", "What fitting gains over its base, at the same stream:", ""]
+    lines += _table_head(["clip", "net", "scale", "CRF", "VMAF v1", "LPIPS", "fit", "weights"])
+    return "\n".join(lines + [_gain_line(row) for row in gains])
+
+
+def _order(group: tuple[str, ...]) -> tuple[Any, ...]:
+    curve, reference, length, clip, split = group
+    at = REFERENCES.index(reference), list(LENGTHS).index(length)
+    return curve, *at, split, clip == MEAN, clip
+
+
+def _table_head(names: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
+
+def _bd_cell(row: Row | None, whole: int) -> str:
+    if row is None or row["bd_rate_percent"] is None:
+        return "-"
+    count = f" ({row['clips']})" if row["clip"] == MEAN and row["clips"] < whole else ""
+    return f"{row['bd_rate_percent']:+.1f}{count}"
+
+
+def _gain_line(row: Row) -> str:
+    v1, lpips = row["vmaf_v1_gain"], row["lpips_gain_percent"]
+    cells = [row["clip"], row["net"], row["scale"], f"{row['crf']:g}"]
+    cells += ["-" if v1 is None else f"{v1:+.2f}", "-" if lpips is None else f"{lpips:+.1f} %"]
+    least = "at least " if row["fit_is_resumed"] else ""
+    cells += [f"{least}{row['fit_minutes']:.1f} min", f"{row['weights_bytes'] / 1000:.1f} kB"]
+    return "| " + " | ".join(cells) + " |"
