@@ -76,6 +76,7 @@ class RdSettings:
     points: Mapping[Fraction, tuple[float, ...]]
     preset: str = "medium"
     x265_params: tuple[tuple[str, str], ...] = ()
+    downscale: str = "bicubic"
     net: str = "light"
     fit: FitSettings = field(default_factory=FitSettings)
     anchors: Path | None = None
@@ -89,6 +90,7 @@ class RdSettings:
             preset=self.preset,
             scale=scale,
             x265_params=self.x265_params,
+            downscale=self.downscale,
             threads=self.threads,
         )
 
@@ -153,6 +155,11 @@ class Maker:
                 groups.setdefault(key, []).append(task)
         return sorted(groups.values(), key=lambda group: group[0].family == "fit")
 
+    def points(self) -> list[Point]:
+        """Those of :meth:`tasks` that are cached."""
+        paths = [self.path(task) for task in self.tasks()]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
     def identity(self, task: Task) -> dict[str, Any]:
         """All that the numbers of a task depend on, but for the CRF; plain JSON types."""
         s = self._settings
@@ -162,6 +169,8 @@ class Maker:
             "x265_params": [list(pair) for pair in s.x265_params],
             "lpips_frames": s.lpips_frames,
         }
+        if s.downscale != "bicubic" and task.family != "x265":
+            result["downscale"] = s.downscale
         if self._tools.lpips is None:
             result |= {"lpips_frames": 0}
         if task.family == "x265-sizes":
@@ -236,6 +245,8 @@ class Maker:
     def _stream_path(self, kind: str, task: Task) -> Path:
         s = self._settings
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
+        if s.downscale != "bicubic":
+            identity["downscale"] = s.downscale
         name = f"{kind}-{_scale_text(task.scale)}x-crf{task.crf:g}-{_short_hash(identity)}.mp4"
         return self._folder / name
 

@@ -46,8 +46,9 @@ _GAUSS_NEWTON_PASSES = 24
 _TIMING_STEPS = 12
 # Fewer steps than this for a probe decide nothing.
 _MIN_PROBE_STEPS = 10
+_MAX_PROBES = 3
 # Gains and biases are tried where the difference's bytes eat this part of what it gains.
-_DEAR = 0.1
+_DEAR = 0.5
 # So few numbers cost little: they are rounded more finely than a whole network's.
 _GAIN_ERROR = 0.1
 _GAIN_SHARE = 0.15
@@ -90,7 +91,7 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         total = state.total_steps
     plan = _plan(task, total)
     if state is None or state.phase == "float":
-        floats = FloatParameters(task.config, base)
+        floats = FloatParameters(task.config, base, _first_steps(task, base))
         loop = Loop(task, floats, "float", Span(plan.float_steps, 0, total), checkpoint)
         yield from loop.run(state)
         weights = {name: value.detach() for name, value in floats.merged().items()}
@@ -116,7 +117,7 @@ def _plan(task: FitTask, total: int) -> _Plan:
     if len(task.scenes) > 1:
         shared = max(10, round(total * (1.0 - settings.scene_fraction)))
     rounding = round(shared * settings.rounding_fraction)
-    count = len(settings.rounding_errors)
+    count = min(len(settings.rounding_errors), _MAX_PROBES)
     probe = rounding // (3 * count) if count > 1 else 0
     if probe < _MIN_PROBE_STEPS:
         return _Plan(total, shared, shared - rounding, 0, rounding)
@@ -173,20 +174,44 @@ def _probed(
 ) -> Events[RoundedParameters]:
     """Rounded parameters at the rounding error that costs least after a few steps of training."""
     found = _sensitivities(task, weights, lambda leaves: leaves)
-    errors = task.settings.rounding_errors
+    ladder = task.settings.rounding_errors
+    middle = len(ladder) // 2
     if not plan.probe:
-        middle = errors[len(errors) // 2]
-        return RoundedParameters(base, weights, _steps(found, weights, middle))
-    tried: list[tuple[Choice, float, RoundedParameters]] = []
-    for index, error in enumerate(errors):
-        rounded = RoundedParameters(base, weights, _steps(found, weights, error))
-        span = Span(plan.probe, plan.float_steps + index * plan.probe, plan.total)
+        return RoundedParameters(base, weights, _steps(found, weights, ladder[middle]))
+    tried: dict[int, tuple[Choice, RoundedParameters]] = {}
+    rung: int | None = middle
+    while rung is not None and len(tried) < _MAX_PROBES:
+        rounded = RoundedParameters(base, weights, _steps(found, weights, ladder[rung]))
+        offset = plan.float_steps + len(tried) * plan.probe
+        span = Span(plan.probe, offset, plan.total)
         yield from Loop(task, rounded, "probe", span, None).run(None)
-        tried.append((weigh(task, _DIFFERENCE, rounded.quantised(), start), error, rounded))
-    _, error, rounded = min(tried, key=lambda entry: entry[0].cost)
-    others = ", ".join(f"{e:g}: {c.bytes / 1000:.1f} kB, {c.cost:.5f}" for c, e, _ in tried)
-    yield Notice(f"rounding error {error:g} costs least ({others})")
-    return rounded
+        tried[rung] = (weigh(task, _DIFFERENCE, rounded.quantised(), start), rounded)
+        rung = _next_rung({at: choice.cost for at, (choice, _) in tried.items()}, len(ladder))
+    best = min(tried, key=lambda at: tried[at][0].cost)
+    others = ", ".join(
+        f"{ladder[at]:g}: {c.bytes / 1000:.1f} kB, {c.cost:.5f}"
+        for at, (c, _) in sorted(tried.items())
+    )
+    yield Notice(f"rounding error {ladder[best]:g} costs least ({others})")
+    return tried[best][1]
+
+
+def _next_rung(costs: Mapping[int, float], count: int) -> int | None:
+    """The next rung of the ladder to try: beside the cheapest so far, coarser first; None where
+    both its neighbours are known.
+    """
+    best = min(costs, key=lambda at: costs[at])
+    beside = (at for at in (best + 1, best - 1) if 0 <= at < count and at not in costs)
+    return next(beside, None)
+
+
+def _first_steps(task: FitTask, base: Mapping[str, Tensor]) -> dict[str, float]:
+    """What the float phase's differences are measured in for their expected bits."""
+    if not task.price or not task.settings.rate_weight:
+        return {}
+    found = _sensitivities(task, base, lambda leaves: leaves)
+    middle = task.settings.rounding_errors[len(task.settings.rounding_errors) // 2]
+    return _steps(found, base, middle)
 
 
 def _sensitivities(

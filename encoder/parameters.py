@@ -39,15 +39,25 @@ class Parameters(Protocol):
         ...
 
     def rate_bits(self) -> Tensor | None:
-        """Differentiable estimate of the bits of what would be sent; None in the float phase."""
+        """Differentiable estimate of the bits of what would be sent; None: not known."""
         ...
 
 
 class FloatParameters:
-    """The paper's re-parameterised blocks, starting as ``start``."""
+    """The paper's re-parameterised blocks, starting as ``start``.
 
-    def __init__(self, config: SrUnetConfig, start: Mapping[str, Tensor]) -> None:
+    steps: what the merged weights' differences to ``start`` would be rounded to, for the estimate
+    of their bits; empty: no estimate.
+    """
+
+    def __init__(
+        self,
+        config: SrUnetConfig,
+        start: Mapping[str, Tensor],
+        steps: Mapping[str, float] | None = None,
+    ) -> None:
         self._form = TrainingForm(config, start)
+        self._start, self._steps = start, steps or {}
 
     @property
     def latents(self) -> dict[str, Tensor]:
@@ -61,7 +71,11 @@ class FloatParameters:
         return {}
 
     def rate_bits(self) -> Tensor | None:
-        return None
+        if not self._steps:
+            return None
+        merged = self.merged()
+        moved = {name: merged[name] - self._start[name] for name in self._steps}
+        return _rate_bits(moved, self._steps)
 
 
 class RoundedParameters:

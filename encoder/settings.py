@@ -15,7 +15,7 @@ from codecaux.metadata import Json
 __all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "changed_settings", "identity"]
 
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
-DEFAULT_STEPS: dict[str, int] = {"tiny": 1500, "light": 1500, "full": 1500}
+DEFAULT_STEPS: dict[str, int] = {"tiny": 600, "light": 600, "full": 1500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,9 @@ class FitSettings:
     steps or minutes (not both; neither: the net's default number of steps) cover the float and the
     rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in pixels of
     the network's input: of the coded picture, of its half at scale 1.
-    ``rounding_errors`` are tried, the cheapest is taken: each is the RMS error, in 8-bit code
-    values, that rounding at random would make, and sets the coarseness of all steps
+    ``rounding_errors`` rise; from the middle one on neighbours are tried, the cheapest is taken.
+    Each is the RMS error, in 8-bit code values, that rounding at random would make, and sets the
+    coarseness of all steps
     (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: 1 trains with the expected
     bits at the title's own price, 0 without. ``scene_sets``: scenes may have weights of their own,
     and ``scene_fraction`` of the steps of a title of several scenes are for them.
@@ -39,10 +40,10 @@ class FitSettings:
     batch: int = 8
     patch: int = 96
     bank_bytes: int = 256 << 20
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     rounding_fraction: float = 0.3
     rounding_learning_rate: float = 1e-3
-    rounding_errors: tuple[float, ...] = (2.0, 4.0, 8.0)
+    rounding_errors: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
     rate_weight: float = 1.0
     scene_sets: bool = True
     scene_fraction: float = 0.4
