@@ -42,7 +42,7 @@ from codecaux.device import Device
 from codecaux.encoder.encode import encode
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, FitSettings
-from codecaux.encoder.stream import StreamSettings
+from codecaux.encoder.stream import TUNINGS, StreamSettings
 from codecaux.events import drain
 from codecaux.frames import read_frames
 from codecaux.measure import measure
@@ -76,7 +76,8 @@ class RdSettings:
     points: Mapping[Fraction, tuple[float, ...]]
     preset: str = "medium"
     x265_params: tuple[tuple[str, str], ...] = ()
-    downscale: str = "bicubic"
+    downscale: str = StreamSettings(crf=0).downscale
+    tuning: str = StreamSettings(crf=0).tuning
     net: str = "light"
     fit: FitSettings = field(default_factory=FitSettings)
     anchors: Path | None = None
@@ -84,13 +85,15 @@ class RdSettings:
     lpips_frames: int = 12
     threads: int = 0
 
-    def stream(self, crf: float, scale: Fraction = Fraction(1)) -> StreamSettings:
+    def stream(self, task: Task) -> StreamSettings:
+        """x265 itself is shown as it comes; the streams of the others are made for a network."""
         return StreamSettings(
-            crf=crf,
+            crf=task.crf,
             preset=self.preset,
-            scale=scale,
+            scale=Fraction(1) if task.family == "x265-sizes" else task.scale,
             x265_params=self.x265_params,
             downscale=self.downscale,
+            tuning="none" if task.family.startswith("x265") else self.tuning,
             threads=self.threads,
         )
 
@@ -104,9 +107,10 @@ class Task:
     crf: float
 
     @property
-    def stream(self) -> tuple[bool, Fraction, float]:
+    def stream(self) -> tuple[str, Fraction, float]:
         """Equal for the tasks that share a coded stream, which is scored in one pass for all."""
-        return self.family == "x265-sizes", self.scale, self.crf
+        kind = self.family if self.family.startswith("x265") else "network"
+        return kind, self.scale, self.crf
 
 
 def read_points(work: Path) -> list[Point]:
@@ -169,8 +173,8 @@ class Maker:
             "x265_params": [list(pair) for pair in s.x265_params],
             "lpips_frames": s.lpips_frames,
         }
-        if s.downscale != "bicubic" and task.family != "x265":
-            result["downscale"] = s.downscale
+        if not task.family.startswith("x265"):
+            result |= {"downscale": s.downscale, "tuning": list(map(list, TUNINGS[s.tuning]))}
         if self._tools.lpips is None:
             result |= {"lpips_frames": 0}
         if task.family == "x265-sizes":
@@ -245,8 +249,8 @@ class Maker:
     def _stream_path(self, kind: str, task: Task) -> Path:
         s = self._settings
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
-        if s.downscale != "bicubic":
-            identity["downscale"] = s.downscale
+        if not task.family.startswith("x265"):
+            identity |= {"downscale": s.downscale, "tuning": list(TUNINGS[s.tuning])}
         name = f"{kind}-{_scale_text(task.scale)}x-crf{task.crf:g}-{_short_hash(identity)}.mp4"
         return self._folder / name
 
@@ -256,7 +260,7 @@ class Maker:
         geometry = SizedGeometry(layout.width, layout.height, task.scale)
         stream = make_sized_stream(
             source,
-            self._settings.stream(task.crf),
+            self._settings.stream(task),
             geometry,
             self._stream_path("sized", task),
             self._tools.ffmpeg,
@@ -279,7 +283,7 @@ class Maker:
         source, first = self._source(), group[0]
         stream = make_stream(
             source,
-            self._settings.stream(first.crf, first.scale),
+            self._settings.stream(first),
             self._stream_path("stream", first),
             self._tools.ffmpeg,
         )
@@ -327,7 +331,7 @@ class Maker:
             input=str(self._clip),
             output=folder / "title.mp4",
             weights=folder / "title.weights",
-            stream=self._settings.stream(task.crf, task.scale),
+            stream=self._settings.stream(task),
             net=self._settings.net,
             fit=self._fit_settings(),
             device="cuda" if self._device.is_cuda else "cpu",

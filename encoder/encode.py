@@ -296,6 +296,7 @@ class _Job:
                 "crf": f"{stream.crf:g}",
                 "preset": stream.preset,
                 "downscale": stream.downscale,
+                "tuning": stream.tuning,
                 "x265_params": ":".join(f"{name}={value}" for name, value in stream.x265_params),
             },
             settings=self._recorded_settings(fitted),

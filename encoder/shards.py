@@ -33,7 +33,7 @@ from codecaux.atomic import write_atomic
 from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
 from codecaux.encoder.corpus import PHOTO_SIZE, Item, camera_move, read_rgb
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
-from codecaux.encoder.stream import StreamSettings, encode_stream
+from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
 from codecaux.errors import CodecauxError, InputError
 from codecaux.events import Events, Notice, Progress, drain
 from codecaux.ffmpeg import find_ffmpeg
@@ -70,8 +70,10 @@ class ShardSettings:
 
     def folder(self, work: Path) -> Path:
         """Where shards of exactly these settings lie."""
-        text = json.dumps([str(v) for v in (self.crf, self.preset, self.seed, self.patches)])
-        digest = hashlib.sha256(text.encode() + str(self.video_patches).encode()).hexdigest()[:8]
+        stream = StreamSettings(0.0)
+        made_with = (self.crf, self.preset, self.seed, self.patches, self.video_patches)
+        made_with += (stream.downscale, TUNINGS[stream.tuning])
+        digest = hashlib.sha256(json.dumps([str(v) for v in made_with]).encode()).hexdigest()[:8]
         return work / f"shards-{float(self.scale):g}x-{digest}"
 
 

@@ -65,7 +65,8 @@ def test_what_is_written(clip: Path, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
 
 
 def test_equal_settings_give_equal_bytes(clip: Path, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
-    settings = replace(FAST, preset="veryfast")
+    # Not at half the size: of 48x32 pictures x265 makes, now and then, another stream.
+    settings = replace(FAST, preset="veryfast", scale=Fraction(1))
     written = [
         encoded(clip, tmp_path / f"{threads}.mp4", ffmpeg, replace(settings, threads=threads))
         for threads in (0, 1, 2)

@@ -54,6 +54,9 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
 @_setting("--scale", metavar="2|1.5|1", field="stream.scale", help="Source size / coded size.")
 @_setting("--preset", field="stream.preset", help="x265's preset.")
 @_setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler.")
+@_setting(
+    "--tuning", metavar="network|none", field="stream.tuning", help="x265's options for a network."
+)
 @_setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265.")
 @_setting("--net", type=click.Choice(NETS), field="net", help="The network's size.")
 @_setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain.")
@@ -107,7 +110,9 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
     from codecaux.encoder.settings import EncodeSettings
 
     output = options["output"] or default_output(options["source"])
-    stream: dict[str, Any] = given({name: options[name] for name in ("crf", "preset", "downscale")})
+    stream: dict[str, Any] = given(
+        {name: options[name] for name in ("crf", "preset", "downscale", "tuning")}
+    )
     if options["scale"] is not None:
         stream["scale"] = scale_value(options["scale"])
     if options["x265_params"] is not None:
