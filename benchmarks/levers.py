@@ -4,8 +4,9 @@
         --work build/levers -o benchmarks/results/levers
 
 Every variant is one entry of VARIANTS below. Its curve is that of the base network alone
-(--family base: cheap, for what happens before the network) or of fits (--family fit), at one
-scale, and is compared with the variant "default" at equal quality, per metric; the weights count
+(--family base: cheap, for what happens before the network; its "default" is x265 as it comes
+and bicubic down-scaling) or of fits (--family fit; its "default" is the product's), at one scale,
+and is compared with the variant "default" at equal quality, per metric; the weights count
 as for a title of 10 s. Points are cached as rd.py's are. Never run it on test clips: what is
 chosen here must not have seen them (--manifest refuses them).
 """
@@ -139,6 +140,7 @@ def _splits(manifest: Path | None) -> dict[str, str]:
 def _settings(name: str, options: argparse.Namespace) -> RdSettings:
     change = VARIANTS[name]
     fit = dict(change.get("fit", {}))
+    is_stream = options.family == "base"
     steps = round(options.steps * fit.pop("steps_factor", 1.0))
     return RdSettings(
         work=options.work / name,
@@ -146,7 +148,9 @@ def _settings(name: str, options: argparse.Namespace) -> RdSettings:
         crfs=(),
         points={options.scale: tuple(float(crf) for crf in options.crfs.split(","))},
         x265_params=tuple(change.get("x265", {}).items()),
-        downscale=change.get("downscale", "bicubic"),
+        # What happens before the network is measured from x265 as it comes and bicubic.
+        downscale=change.get("downscale", "bicubic" if is_stream else "lanczos"),
+        tuning="none" if is_stream else "network",
         net=options.net,
         fit=replace(FitSettings(steps=steps), **fit),
         lpips_frames=8,

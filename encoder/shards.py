@@ -71,9 +71,9 @@ class ShardSettings:
     def folder(self, work: Path) -> Path:
         """Where shards of exactly these settings lie."""
         stream = StreamSettings(0.0)
-        made_with = (self.crf, self.preset, self.seed, self.patches, self.video_patches)
-        made_with += (stream.downscale, TUNINGS[stream.tuning])
-        digest = hashlib.sha256(json.dumps([str(v) for v in made_with]).encode()).hexdigest()[:8]
+        own = [self.crf, self.preset, self.seed, self.patches, self.video_patches]
+        made_with = [str(v) for v in (*own, stream.downscale, TUNINGS[stream.tuning])]
+        digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:8]
         return work / f"shards-{float(self.scale):g}x-{digest}"
 
 
