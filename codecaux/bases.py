@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -33,7 +34,7 @@ from codecaux.architecture import (
     config_to_json,
     parameter_shapes,
 )
-from codecaux.errors import InputError, WeightsBaseError, WeightsFormatError
+from codecaux.errors import WeightsBaseError, WeightsFormatError
 
 __all__ = [
     "BASES_VARIABLE",
@@ -121,8 +122,8 @@ def default_base_id(config: SrUnetConfig) -> str:
 
 def known_base_ids() -> tuple[str, ...]:
     """Every id that :func:`get_base` knows, the generated one first."""
-    extra = sorted(path.name.removesuffix(_SUFFIX) for path in _extra_files())
-    return (GENERATED_BASE_ID, *SHIPPED_BASE_IDS, *extra)
+    extra = {file.base_id for file in _extra_bases()} - set(SHIPPED_BASE_IDS)
+    return (GENERATED_BASE_ID, *SHIPPED_BASE_IDS, *sorted(extra))
 
 
 def base_bytes(base: Base, record: Mapping[str, Any]) -> bytes:
@@ -188,42 +189,31 @@ def shipped_bytes(base_id: str) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def _shipped(base_id: str) -> BaseFile:
-    return _same_id(parse_base(shipped_bytes(base_id)), base_id)
+    file = parse_base(shipped_bytes(base_id))
+    if file.base_id != base_id:
+        raise WeightsBaseError(
+            f"expected the base {base_id!r} in the package's file of that name, got "
+            f"{file.base_id!r}: the installation is damaged, install codecaux again"
+        )
+    return file
 
 
 def _find(base_id: str) -> BaseFile | None:
-    """By comparison with known names only: an id out of a file never becomes part of a path."""
+    """By comparison with known ids only: an id out of a file never becomes part of a path."""
     if base_id in SHIPPED_BASE_IDS:
         return _shipped(base_id)
-    for path in _extra_files():
-        if path.name == f"{base_id}{_SUFFIX}":
-            return _same_id(_read(path), base_id)
-    return None
+    return next((file for file in _extra_bases() if file.base_id == base_id), None)
 
 
-def _extra_files() -> list[Path]:
+def _extra_bases() -> Iterator[BaseFile]:
+    """The bases in the user's folder, whatever their names; other files are passed over."""
     folder = os.environ.get(BASES_VARIABLE)
     if not folder:
-        return []
-    return sorted(path for path in Path(folder).glob(f"*{_SUFFIX}") if path.is_file())
-
-
-def _read(path: Path) -> BaseFile:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"expected a base file of at most {_MAX_BYTES} bytes at {path}")
-        return parse_base(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"expected a base file at {path}, got: {error.strerror}") from error
-
-
-def _same_id(file: BaseFile, base_id: str) -> BaseFile:
-    if file.base_id != base_id:
-        raise WeightsBaseError(
-            f"expected the base {base_id!r} in the file of that name, got {file.base_id!r}: the "
-            "installation is damaged or the file was renamed; install again, or name it by its id"
-        )
-    return file
+        return
+    for path in sorted(Path(folder).glob(f"*{_SUFFIX}")):
+        with suppress(OSError, WeightsFormatError):
+            if path.stat().st_size <= _MAX_BYTES:
+                yield parse_base(path.read_bytes())
 
 
 def _id_prefix(config: SrUnetConfig) -> str:

@@ -29,7 +29,7 @@ from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
-from codecaux.encoder.scenes import find_scenes, keyframe_indices
+from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import CONTAINERS, encode_stream
 from codecaux.encoder.workdir import WorkDir, open_work_dir
@@ -220,17 +220,15 @@ class _Job:
             return
         started = time.monotonic()
         yield StageStarted("patches", source.num_frames)
-        bank, check = yield from self._banks(source)
+        scenes = self._scenes(source)
+        bank, check = yield from self._banks(source, len(scenes))
         yield StageDone("patches", time.monotonic() - started)
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
         task = yield from self._task(bank, check)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
-        task = replace(task, price=price.per_byte(self.work.stream.stat().st_size))
-        if self.settings.fit.scene_sets:
-            keyframes = keyframe_indices(self.work.stream)
-            fps = source.info.average_fps
-            task = replace(task, scenes=find_scenes(keyframes, source.num_frames, fps))
+        per_byte = price.per_byte(self.work.stream.stat().st_size)
+        task = replace(task, price=per_byte, scenes=scenes)
         fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
         write_atomic(self.work.weights, pack(self._file(source, fitted)))
         yield StageDone("fit", time.monotonic() - started)
@@ -239,7 +237,15 @@ class _Job:
         size = source.info.format
         return Geometry(size.width, size.height, self.settings.stream.scale)
 
-    def _banks(self, source: PreparedSource) -> Events[tuple[PatchBank, PatchBank]]:
+    def _scenes(self, source: PreparedSource) -> tuple[Scene, ...]:
+        if not self.settings.fit.scene_sets:
+            return ((0, source.num_frames),)
+        keyframes = keyframe_indices(self.work.stream)
+        return find_scenes(keyframes, source.num_frames, source.info.average_fps)
+
+    def _banks(
+        self, source: PreparedSource, num_scenes: int
+    ) -> Events[tuple[PatchBank, PatchBank]]:
         """The patches to fit on, and those to judge by."""
         training = _bank_settings(self.settings)
         with (
@@ -252,7 +258,7 @@ class _Job:
                 self._geometry(source),
                 source.info.format,
                 self._config.alignment,
-                (training, check_settings(training)),
+                (training, check_settings(training, num_scenes)),
             )
         return bank, check
 

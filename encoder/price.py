@@ -31,6 +31,9 @@ from codecaux.video import Geometry
 __all__ = ["CHECK_PATCHES", "Price", "check_settings", "measure_price"]
 
 CHECK_PATCHES = 64
+# So that each scene has some of its own; at most 70 MB of them (8 bit).
+_CHECK_PATCHES_A_SCENE = 16
+_MAX_CHECK_PATCHES = 1024
 _CRF_STEP = 2.0
 _MAX_CRF = 51.0
 _EXCERPT_FRAMES = 96
@@ -47,9 +50,10 @@ class Price:
         return self.slope / stream_bytes
 
 
-def check_settings(training: BankSettings) -> BankSettings:
+def check_settings(training: BankSettings, num_scenes: int = 1) -> BankSettings:
     """The bank that choices are judged on: few patches, spread evenly, like the training ones."""
-    return replace(training, keep=0.0, min_patches=CHECK_PATCHES, max_bytes=1 << 30, uniform=True)
+    wanted = max(CHECK_PATCHES, min(_CHECK_PATCHES_A_SCENE * num_scenes, _MAX_CHECK_PATCHES))
+    return replace(training, keep=0.0, min_patches=wanted, max_bytes=1 << 30, uniform=True)
 
 
 def measure_price(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from codecaux.architecture import coded_shapes, gain_name, net_config, parameter_shapes
 from codecaux.bases import GENERATED_BASE_ID, get_base
+from codecaux.decoder.enhance import Enhancer, float_sets
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
 from codecaux.encoder.checkpoint import Checkpoint
@@ -250,6 +251,28 @@ def test_sets_refer_to_earlier_ones_only() -> None:
             pack(WeightsFile(_metadata(), bad))
     with pytest.raises(WeightsFormatError, match="reference"):
         pack(WeightsFile(_metadata(), (WeightSet(0, None, one, 0),)))
+
+
+def test_a_player_follows_references() -> None:
+    def bias(value: int) -> dict[str, QuantisedTensor]:
+        return {"last.bias": QuantisedTensor(np.full(12, value, np.int32), 0.5)}
+
+    sets = (
+        WeightSet(0, 0, bias(1)),
+        WeightSet(0, 3, bias(2), 0),
+        WeightSet(3, 6, {}, 0),
+        WeightSet(6, None, bias(4), 1),
+    )
+    shown = float_sets(unpack(pack(WeightsFile(_metadata(), sets))).sets, _metadata())
+    # Steps of a half on top of the base's zero biases: 1; 1 + 2; 1; 1 + 2 + 4.
+    assert [float(s.weights["last.bias"][0]) for s in shown] == [0.5, 1.5, 0.5, 3.5]
+    coded = VideoFormat(48, 48)
+    device = replace(choose_device("cpu"), compute_dtype=torch.float32)
+    enhancer = Enhancer(coded, (96, 96), TINY, shown, device)
+    grey = Frame(*(np.full((n, n), 128, np.uint8) for n in (48, 24, 24)), 0)
+    levels = [int(enhancer.enhance(grey, index).enhanced.y[0, 0]) for index in (0, 2, 3, 6)]
+    # A bias moves RGB in -1..1, half of it luma: larger biases, brighter pictures.
+    assert levels[0] == levels[1] > levels[2] < levels[3]
 
 
 # ------------------------------------------------------------------------------------------ price

@@ -151,7 +151,8 @@ def test_a_base_comes_out_and_is_used(
     assert any(np.any(file.base.tensors[name] != start[name]) for name in start)
     folder = tmp_path / "bases"
     folder.mkdir()
-    shutil.copy(result.output, folder / f"{result.base_id}.safetensors")
+    shutil.copy(result.output, folder / "mine.safetensors")
+    (folder / "a-model-of-something-else.safetensors").write_bytes(b"not a base")
     with pytest.raises(WeightsBaseError, match="codecaux 9"):
         get_base(result.base_id, TINY, made_by="codecaux 9")
     monkeypatch.setenv(BASES_VARIABLE, str(folder))
@@ -160,9 +161,9 @@ def test_a_base_comes_out_and_is_used(
     np.testing.assert_array_equal(found["last.bias"], file.base.tensors["last.bias"])
     with pytest.raises(WeightsBaseError, match="the weights"):
         get_base(result.base_id, net_config("tiny", Fraction(3, 2)))
-    # A file under another id's name is not that base.
+    # The id comes from the bytes, never from the name.
     (folder / "tiny-2x-00000000.safetensors").write_bytes(result.output.read_bytes())
-    with pytest.raises(WeightsBaseError, match="renamed"):
+    with pytest.raises(WeightsBaseError, match="tiny-2x-00000000"):
         get_base("tiny-2x-00000000", TINY)
 
 
