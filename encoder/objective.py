@@ -60,7 +60,7 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "balanced": Objective("balanced", lpips=0.006),
+    "balanced": Objective("balanced", lpips=0.012),
     "fidelity": Objective("fidelity"),
     # The paper's section 3.3 less its adversarial term: LPIPS + (1 - SSIM), equal weights. The
     # two pixel terms only keep colour from drifting, which neither of the others sees well.
