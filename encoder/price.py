@@ -37,6 +37,8 @@ _MAX_CHECK_PATCHES = 1024
 _CRF_STEP = 2.0
 _MAX_CRF = 51.0
 _EXCERPT_FRAMES = 96
+# Everything before the excerpt has to be decoded: of a film, not its middle.
+_MAX_FIRST_FRAME = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def measure_price(
 
 def _middle(source: PreparedSource) -> PreparedSource:
     count = min(source.num_frames, _EXCERPT_FRAMES)
-    return source.excerpt((source.num_frames - count) // 2, count)
+    return source.excerpt(min((source.num_frames - count) // 2, _MAX_FIRST_FRAME), count)
 
 
 def _bank(
