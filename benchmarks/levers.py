@@ -3,12 +3,13 @@
     python benchmarks/levers.py CLIPS... --family base --variants psy-rd-0 --crfs 20,26,32 \\
         --work build/levers -o benchmarks/results/levers
 
-Every variant is one entry of VARIANTS below. Its curve is that of the base network alone
-(--family base: cheap, for what happens before the network; its "default" is x265 as it comes
-and bicubic down-scaling) or of fits (--family fit; its "default" is the product's), at one scale,
-and is compared with the variant "default" at equal quality, per metric; the weights count
-as for a title of 10 s. Points are cached as rd.py's are. Never run it on test clips: what is
-chosen here must not have seen them (--manifest refuses them).
+Every variant is one entry of VARIANTS below. Its curve is that of the base network alone (--family
+base: cheap, for what happens before the network; its "default" is x265 as it comes and bicubic
+down-scaling), of fits (--family fit; its "default" is the product's), both at one scale, or of x265
+alone at the source's size (--family x265: what a change gives anybody). It is compared with the
+variant "default" at equal quality, per metric; the weights count as for a title of 10 s. Points are
+cached as rd.py's are. Never run it on test clips: what is chosen here must not have seen them
+(--manifest refuses them).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "aq-off": {"x265": {"aq-mode": "0"}},
     "aq-3": {"x265": {"aq-mode": "3"}},
     "aq-half": {"x265": {"aq-strength": "0.5"}},
+    "psy-rd-1-aq-half": {"x265": {"psy-rd": "1", "aq-strength": "0.5"}},
     "no-sao": {"x265": {"sao": "0"}},
     "deblock-low": {"x265": {"deblock": "-3,-3"}},
     "no-deblock-no-sao": {"x265": {"deblock": "0", "sao": "0"}},
@@ -106,7 +108,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--variants", type=_names, default=tuple(VARIANTS))
-    parser.add_argument("--family", choices=("base", "fit"), default="base")
+    parser.add_argument("--family", choices=("base", "fit", "x265"), default="base")
     parser.add_argument("--scale", type=Fraction, default=Fraction(2))
     parser.add_argument("--crfs", default="20,26,32")
     parser.add_argument("--net", default="light")
@@ -139,13 +141,14 @@ def _splits(manifest: Path | None) -> dict[str, str]:
 def _settings(name: str, options: argparse.Namespace) -> RdSettings:
     change = VARIANTS[name]
     fit = dict(change.get("fit", {}))
-    is_stream = options.family == "base"
+    is_stream = options.family != "fit"
+    crfs = tuple(float(crf) for crf in options.crfs.split(","))
     steps = round(options.steps * fit.pop("steps_factor", 1.0))
     return RdSettings(
         work=options.work / name,
         families=(options.family,),
-        crfs=(),
-        points={options.scale: tuple(float(crf) for crf in options.crfs.split(","))},
+        crfs=crfs,
+        points={options.scale: crfs},
         x265_params=tuple(change.get("x265", {}).items()),
         # What happens before the network is measured from x265 as it comes and bicubic.
         downscale=change.get("downscale", "bicubic" if is_stream else "lanczos"),

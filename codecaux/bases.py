@@ -55,7 +55,12 @@ FloatArray = npt.NDArray[np.float32]
 GENERATED_BASE_ID = "init-1"
 # In the order of their making: the last of a net and scale is its default. None may ever go away
 # while files that name it are about. docs/bases.md is the record of their training.
-SHIPPED_BASE_IDS: tuple[str, ...] = ("tiny-2x-5b25ba15", "light-2x-4c14173a", "light-1x-bbef5da2", "light-1.5x-8bca2278")
+SHIPPED_BASE_IDS: tuple[str, ...] = (
+    "tiny-2x-5b25ba15",
+    "light-2x-4c14173a",
+    "light-1x-bbef5da2",
+    "light-1.5x-8bca2278",
+)
 BASES_VARIABLE = "CODECAUX_BASES"
 
 _FOLDER = "basenets"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from codecaux import __version__
+from codecaux.bases import SHIPPED_BASE_IDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("codecaux", "encoder", "decoder", "ladders")
@@ -54,6 +55,13 @@ def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     python = {name for name in wheel.namelist() if name.endswith(".py")}
     assert python == expected
     assert "codecaux/py.typed" in wheel.namelist()
+
+
+def test_every_base_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    names = {name for name in wheel.namelist() if name.startswith("codecaux/basenets/")}
+    assert names == {f"codecaux/basenets/{base_id}.safetensors" for base_id in SHIPPED_BASE_IDS}
+    # What is installed with every player stays small.
+    assert sum(wheel.getinfo(name).file_size for name in names) < 4 << 20
 
 
 def test_the_console_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
