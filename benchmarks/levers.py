@@ -98,7 +98,7 @@ def main() -> int:
             curves[name] = _points(maker, f"{clip.stem} {name}")
         rows += [_row(clip.stem, name, curves) for name in options.variants]
     rows += [_mean(name, rows) for name in options.variants]
-    about = {"family": options.family, "scale": str(options.scale), "crfs": options.crfs}
+    about = {"family": options.family, "scale": _scale(options), "crfs": options.crfs}
     about |= {"net": options.net, "steps": options.steps}
     write_results(options.output, "levers", about, [about | row for row in rows])
     return 0
@@ -119,6 +119,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/levers"))
     parser.add_argument("-o", "--output", type=Path, help="without suffix")
     return parser.parse_args()
+
+
+def _scale(options: argparse.Namespace) -> str:
+    return "1" if options.family == "x265" else str(options.scale)
 
 
 def _names(text: str) -> tuple[str, ...]:

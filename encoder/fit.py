@@ -26,7 +26,7 @@ from torch import Tensor
 from codecaux.bases import get_base
 from codecaux.colour import Planes
 from codecaux.encoder.checkpoint import Checkpoint
-from codecaux.encoder.choices import Choice, NumpyWeights, least, weigh
+from codecaux.encoder.choices import Choice, NumpyWeights, check_loss, least, weigh
 from codecaux.encoder.gauss_newton import sensitivities, step_sizes
 from codecaux.encoder.loop import FitTask, Loop, Span
 from codecaux.encoder.parameters import (
@@ -95,6 +95,11 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         loop = Loop(task, floats, "float", Span(plan.float_steps, 0, total), checkpoint)
         yield from loop.run(state)
         weights = {name: value.detach() for name, value in floats.merged().items()}
+        shown = {name: value.cpu().numpy() for name, value in weights.items()}
+        yield Notice(
+            f"loss on the whole title: {check_loss(task, start):.5f} by the base alone, "
+            f"{check_loss(task, shown):.5f} before rounding"
+        )
         rounded = yield from _probed(task, base, weights, start, plan)
         state = None
     else:
