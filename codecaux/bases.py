@@ -60,6 +60,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "light-2x-4c14173a",
     "light-1x-bbef5da2",
     "light-1.5x-8bca2278",
+    "tiny-1.5x-444b80e7",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 
