@@ -7,20 +7,22 @@ price is what a byte of stream would save (:mod:`codecaux.encoder.price`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from codecaux.architecture import SrUnetConfig, coded_shapes
+from codecaux.colour import Planes
 from codecaux.container import Archive, compress, serialise_archive
 from codecaux.encoder.loop import FitTask
 from codecaux.encoder.parameters import show
 from codecaux.quantise import QuantisedTensor
 from codecaux.weightsfile import WeightSet, reconstruct, set_arrays
 
-__all__ = ["Choice", "NumpyWeights", "check_loss", "least", "set_bytes", "weigh"]
+__all__ = ["Choice", "NumpyWeights", "check_loss", "least", "luma_rms", "set_bytes", "weigh"]
 
 NumpyWeights = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
 Tensors = Mapping[str, QuantisedTensor]
@@ -50,6 +52,17 @@ def set_bytes(tensors: Tensors, config: SrUnetConfig, reference: int | None = No
 
 def check_loss(task: FitTask, weights: NumpyWeights) -> float:
     """The objective's mean over the check patches, in the type that the player computes in."""
+    return _mean_over_check(task, weights, task.terms)
+
+
+def luma_rms(task: FitTask, weights: NumpyWeights) -> float:
+    """RMS error of the shown luma (0..1) over the check patches."""
+    return math.sqrt(_mean_over_check(task, weights, lambda a, b: (a.y - b.y).square().mean()))
+
+
+def _mean_over_check(
+    task: FitTask, weights: NumpyWeights, distance: Callable[[Planes, Planes], torch.Tensor]
+) -> float:
     bank = task.check or task.bank
     count = len(bank) if task.check is not None else min(len(bank), _CHECK_PATCHES)
     device = task.device.torch_device
@@ -61,7 +74,7 @@ def check_loss(task: FitTask, weights: NumpyWeights) -> float:
             coded, source = bank.batch(indices, device)
             colour, dtype = bank.format.colour, task.device.compute_dtype
             shown = show(coded, merged, task.config, colour, dtype)
-            total += float(task.terms(shown, source)) * len(indices)
+            total += float(distance(shown, source)) * len(indices)
     return total / count
 
 

@@ -317,7 +317,8 @@ class _Job:
         """
         choices: dict[str, Json] = {c.name: [c.bytes, _short(c.loss)] for c in fitted.choices}
         done: dict[str, Json] = {"steps_done": fitted.steps, "final_loss": _short(fitted.loss)}
-        return changed_settings(self.settings) | done | {"choices": choices}
+        done |= {"choices": choices, "price": _short(fitted.price)}
+        return changed_settings(self.settings) | done
 
     def score(self, source: PreparedSource) -> Events[dict[str, Scores]]:
         """Decode both files through the player's own path and compare with the source."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from codecaux.bases import get_base
 from codecaux.colour import Planes
 from codecaux.encoder.checkpoint import Checkpoint
-from codecaux.encoder.choices import Choice, NumpyWeights, check_loss, least, weigh
+from codecaux.encoder.choices import Choice, NumpyWeights, check_loss, least, luma_rms, weigh
 from codecaux.encoder.gauss_newton import sensitivities, step_sizes
 from codecaux.encoder.loop import FitTask, Loop, Span
 from codecaux.encoder.parameters import (
@@ -46,7 +46,9 @@ _GAUSS_NEWTON_PASSES = 24
 _TIMING_STEPS = 12
 # Fewer steps than this for a probe decide nothing.
 _MIN_PROBE_STEPS = 10
-_MAX_PROBES = 3
+_MAX_PROBES = 4
+# RMS in luma of 0..1 below which no title is worth finer steps.
+_LEAST_ERROR = 0.5 / 255.0
 # Gains and biases are tried where the difference's bytes eat this part of what it gains.
 _DEAR = 0.5
 # So few numbers cost little: they are rounded more finely than a whole network's.
@@ -58,13 +60,14 @@ _DIFFERENCE = "difference"
 @dataclass(frozen=True, slots=True, eq=False)
 class FitResult:
     """The sets to send, how many steps were made, the last smoothed loss, and what was chosen among
-    for the whole title (the first of ``choices`` was taken).
+    for the whole title (the first of ``choices`` was taken) at which ``price`` of a byte.
     """
 
     sets: tuple[WeightSet, ...]
     steps: int
     loss: float
     choices: tuple[Choice, ...]
+    price: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         total = state.total_steps
     plan = _plan(task, total)
     if state is None or state.phase == "float":
-        floats = FloatParameters(task.config, base, _first_steps(task, base))
+        floats = FloatParameters(task.config, base, _first_steps(task, base, start))
         loop = Loop(task, floats, "float", Span(plan.float_steps, 0, total), checkpoint)
         yield from loop.run(state)
         weights = {name: value.detach() for name, value in floats.merged().items()}
@@ -113,7 +116,7 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         shown = reconstruct(tensors, start, task.config)
         shared = SharedSet(tensors, shown, rounded.steps)
         sets = yield from fit_scenes(task, shared, _scene_plan(task, plan), checkpoint)
-    return FitResult(sets, total, loss, choices)
+    return FitResult(sets, total, loss, choices, task.price)
 
 
 def _plan(task: FitTask, total: int) -> _Plan:
@@ -179,7 +182,7 @@ def _probed(
 ) -> Events[RoundedParameters]:
     """Rounded parameters at the rounding error that costs least after a few steps of training."""
     found = _sensitivities(task, weights, lambda leaves: leaves)
-    ladder = task.settings.rounding_errors
+    ladder = _ladder(task, start)
     middle = len(ladder) // 2
     if not plan.probe:
         return RoundedParameters(base, weights, _steps(found, weights, ladder[middle]))
@@ -194,10 +197,10 @@ def _probed(
         rung = _next_rung({at: choice.cost for at, (choice, _) in tried.items()}, len(ladder))
     best = min(tried, key=lambda at: tried[at][0].cost)
     others = ", ".join(
-        f"{ladder[at]:g}: {c.bytes / 1000:.1f} kB, {c.cost:.5f}"
+        f"{255 * ladder[at]:.2g}: {c.bytes / 1000:.1f} kB, {c.cost:.5f}"
         for at, (c, _) in sorted(tried.items())
     )
-    yield Notice(f"rounding error {ladder[best]:g} costs least ({others})")
+    yield Notice(f"rounding error {255 * ladder[best]:.2g} costs least ({others})")
     return tried[best][1]
 
 
@@ -210,13 +213,23 @@ def _next_rung(costs: Mapping[int, float], count: int) -> int | None:
     return next(beside, None)
 
 
-def _first_steps(task: FitTask, base: Mapping[str, Tensor]) -> dict[str, float]:
+def _ladder(task: FitTask, start: NumpyWeights) -> list[float]:
+    """The rounding errors to try, RMS in luma of 0..1: parts of what the base leaves to be gained.
+    A clean picture needs finer steps than a poor one.
+    """
+    left = max(luma_rms(task, start), _LEAST_ERROR)
+    return [part * left for part in task.settings.rounding_errors]
+
+
+def _first_steps(
+    task: FitTask, base: Mapping[str, Tensor], start: NumpyWeights
+) -> dict[str, float]:
     """What the float phase's differences are measured in for their expected bits."""
     if not task.price or not task.settings.rate_weight:
         return {}
     found = _sensitivities(task, base, lambda leaves: leaves)
-    middle = task.settings.rounding_errors[len(task.settings.rounding_errors) // 2]
-    return _steps(found, base, middle)
+    ladder = _ladder(task, start)
+    return _steps(found, base, ladder[len(ladder) // 2])
 
 
 def _sensitivities(
@@ -241,7 +254,7 @@ def _steps(
     sensitivity: Mapping[str, float], leaves: Mapping[str, Tensor], error: float
 ) -> dict[str, float]:
     counts = {name: value.numel() for name, value in leaves.items()}
-    return step_sizes(sensitivity, counts, error / 255.0)
+    return step_sizes(sensitivity, counts, error)
 
 
 # ----------------------------------------------------------------------------------- what to send
@@ -274,8 +287,9 @@ def _gains(
 ) -> Events[Choice]:
     zero = {name: torch.zeros_like(z) for name, z in GainParameters(base, {}).latents.items()}
     found = _sensitivities(task, zero, lambda changes: gained(base, changes))
-    middle = task.settings.rounding_errors[len(task.settings.rounding_errors) // 2]
-    parameters = GainParameters(base, _steps(found, zero, _GAIN_ERROR * middle))
+    ladder = _ladder(task, start)
+    error = _GAIN_ERROR * ladder[len(ladder) // 2]
+    parameters = GainParameters(base, _steps(found, zero, error))
     steps = max(10, round(_GAIN_SHARE * plan.total))
     span = Span(steps, plan.total, plan.total + steps)
     yield from Loop(task, parameters, "gains", span, None).run(None)

@@ -26,8 +26,8 @@ class FitSettings:
     rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in pixels of
     the network's input: of the coded picture, of its half at scale 1.
     ``rounding_errors`` rise; from the middle one on neighbours are tried, the cheapest is taken.
-    Each is the RMS error, in 8-bit code values, that rounding at random would make, and sets the
-    coarseness of all steps
+    Each is the RMS error that rounding at random would make, as a part of the error that the base
+    leaves in the luma, and sets the coarseness of all steps
     (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: 1 trains with the expected
     bits at the title's own price, 0 without. ``scene_sets``: scenes may have weights of their own,
     and ``scene_fraction`` of the steps of a title of several scenes are for them.
@@ -43,7 +43,7 @@ class FitSettings:
     learning_rate: float = 2e-3
     rounding_fraction: float = 0.3
     rounding_learning_rate: float = 1e-3
-    rounding_errors: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
+    rounding_errors: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
     rate_weight: float = 1.0
     scene_sets: bool = True
     scene_fraction: float = 0.4

@@ -47,7 +47,7 @@ from codecaux.weightsfile import (
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(
-    steps=240, batch=4, patch=24, objective="fidelity", rounding_errors=(1.0, 4.0), rate_weight=0.0
+    steps=240, batch=4, patch=24, objective="fidelity", rounding_errors=(0.05, 0.2), rate_weight=0.0
 )
 START = get_base(GENERATED_BASE_ID, TINY)
 
@@ -196,7 +196,7 @@ def test_long_titles_have_few_scenes() -> None:
 
 def test_scenes_earn_sets_of_their_own(banks: list[PatchBank], tmp_path: Path) -> None:
     scenes = ((0, 4), (4, 8))
-    settings = replace(SETTINGS, steps=400, rounding_errors=(1.0,), scene_fraction=0.5)
+    settings = replace(SETTINGS, steps=400, rounding_errors=(0.05,), scene_fraction=0.5)
     task = _task(banks, scenes=scenes, settings=settings)
     result = drain(fit(task, Checkpoint(tmp_path / "c"), 10))
     assert len(result.sets) > 1
