@@ -61,6 +61,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "light-1x-bbef5da2",
     "light-1.5x-8bca2278",
     "tiny-1.5x-444b80e7",
+    "tiny-1x-8dcf29e2",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 
