@@ -26,6 +26,7 @@ from codecaux.encoder.objective import OBJECTIVES, LossTerms
 from codecaux.encoder.parameters import GainParameters
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.price import Price, check_settings, measure_price
+from codecaux.encoder.scene_sets import ScenePlan, SharedSet, fit_scenes
 from codecaux.encoder.scenes import find_scenes, keyframe_indices
 from codecaux.encoder.settings import FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
@@ -216,13 +217,13 @@ def test_scenes_earn_sets_of_their_own(banks: list[PatchBank], tmp_path: Path) -
 
 
 def test_dear_scenes_share_one_set(banks: list[PatchBank], tmp_path: Path) -> None:
-    free = drain(fit(_task(banks), Checkpoint(tmp_path / "a"), 10)).choices
-    gain = free[1].loss - free[0].loss
-    # The shared set earns its bytes ten times over; a second one of its size saves far less.
-    price = 0.1 * gain / free[0].bytes
-    settings = replace(SETTINGS, scene_fraction=0.05)
-    task = _task(banks, scenes=((0, 4), (4, 8)), price=price, settings=settings)
-    sets = drain(fit(task, Checkpoint(tmp_path / "b"), 10)).sets
+    """At a loss of 1 a byte no scene can earn even the 100 bytes of the smallest set."""
+    free = drain(fit(_task(banks), Checkpoint(tmp_path / "a"), 10)).choices[0]
+    steps = {name: tensor.step for name, tensor in free.tensors.items()}
+    steps = {name: steps.get(name, 2.0**-7) for name in parameter_shapes(TINY)}
+    shared = SharedSet(free.tensors, reconstruct(free.tensors, START, TINY), steps)
+    plan = ScenePlan(((0, 4), (4, 8)), (20, 20), 240, 280)
+    sets = drain(fit_scenes(_task(banks, price=1.0), shared, plan, Checkpoint(tmp_path / "b")))
     assert [(s.first_frame, s.end_frame, s.reference) for s in sets] == [(0, None, None)]
 
 
