@@ -3,11 +3,12 @@
     python benchmarks/rd.py CLIPS... --manifest clips.tsv --anchors FOLDER --work build/rd \\
         -o benchmarks/results/rd
 
-Five families of points (see rd_points.py): x265 at the source size; x265 at other sizes, shown
-through swscale; the SR-UNet authors' released networks; our base network; our network fitted to
-the clip. Each point is cached as a file in --work, so that an interrupted run goes on where it
-was and a finer grid costs only what is new. At the end of every run, and alone with --assemble,
-all cached points become -o's .tsv, .json and -bd.tsv and a picture for each clip.
+Six families of points (see rd_points.py): x265 at the source size, as it comes and with our own
+streams' options; x265 at other sizes, shown through swscale; the SR-UNet authors' released
+networks; our base network; our network fitted to the clip. Each point is cached as a file in
+--work, so that an interrupted run goes on where it was and a finer grid costs only what is new. At
+the end of every run, and alone with --assemble, all cached points become -o's .tsv, .json and
+-bd.tsv and a picture for each clip.
 
 A failed point is reported and left out; the exit status is then 1.
 """

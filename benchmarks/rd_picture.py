@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rd_points import Point
-from rd_tables import LENGTHS, REFERENCES, clip_curves
+from rd_tables import LENGTHS, X265_SIZES, clip_curves
 
 from codecaux.atomic import write_atomic
 from codecaux.scores import LOWER_IS_BETTER
@@ -21,6 +21,7 @@ __all__ = ["draw"]
 _PANELS = {"vmaf_v1": "VMAF v1", "lpips": "LPIPS (lower is better: axis turned)"}
 _COLOURS = {
     "x265": "#222222",
+    "x265-tuned": "#6a51a3",
     "x265-sizes": "#9a9a9a",
     "anchor": "#e08214",
     "base": "#2c7fb8",
@@ -60,7 +61,7 @@ def _panel(axes: Any, points: Sequence[Point], metric: str) -> None:
             if length == "own" or (has_weights and name.startswith("fit")):
                 sign = -1 if metric in LOWER_IS_BETTER else 1
                 rates, values = [p.kbps for p in curve], [sign * p.quality for p in curve]
-                colour = _COLOURS["x265-sizes" if name == REFERENCES[1] else name.split()[0]]
+                colour = _COLOURS["x265-sizes" if name == X265_SIZES else name.split()[0]]
                 axes.plot(rates, values, style, color=colour, linewidth=1.1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
@@ -78,6 +79,7 @@ def _legend(figure: Figure, axes: Any, points: Sequence[Point]) -> None:
     nets = {p["family"]: p["net"] for p in points if p["net"]}
     names = {
         "x265": "x265",
+        "x265-tuned": "x265 with our options",
         "x265-sizes": "x265, hull over sizes",
         "anchor": "the authors' networks",
         "base": f"our base ({nets.get('base')})",

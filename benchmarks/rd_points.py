@@ -2,6 +2,7 @@
 
     family      coded               shown                                weights in the rate
     x265        at the source size  as it is                             none
+    x265-tuned  the same, coded with the options of our own streams      none
     x265-sizes  at 3/4 and 1/2      swscale, bicubic or lanczos          none
     anchor      scale 2 and 1.5     the authors' released networks       none
     base        scale 2, 1.5 and 1  our shipped base network             none
@@ -53,7 +54,7 @@ from codecaux.video import Frame
 
 __all__ = ["FAMILIES", "RD_METRICS", "Maker", "Point", "RdSettings", "Task", "read_points"]
 
-FAMILIES = ("x265", "x265-sizes", "anchor", "base", "fit")
+FAMILIES = ("x265", "x265-tuned", "x265-sizes", "anchor", "base", "fit")
 RD_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
 AMORTISED_SECONDS = (10, 60)
 SIZES = (Fraction(4, 3), Fraction(2))
@@ -93,7 +94,7 @@ class RdSettings:
             scale=Fraction(1) if task.family == "x265-sizes" else task.scale,
             x265_params=self.x265_params,
             downscale=self.downscale,
-            tuning="none" if task.family.startswith("x265") else self.tuning,
+            tuning="none" if task.is_plain else self.tuning,
             threads=self.threads,
         )
 
@@ -105,6 +106,11 @@ class Task:
     family: str
     scale: Fraction
     crf: float
+
+    @property
+    def is_plain(self) -> bool:
+        """Is the stream x265's as it comes, none of ours?"""
+        return self.family in ("x265", "x265-sizes")
 
     @property
     def stream(self) -> tuple[str, Fraction, float]:
@@ -142,6 +148,7 @@ class Maker:
         """Everything that the settings ask for, cached or not."""
         s = self._settings
         tasks = [Task("x265", Fraction(1), crf) for crf in s.crfs]
+        tasks += [Task("x265-tuned", Fraction(1), crf) for crf in s.crfs]
         tasks += [Task("x265-sizes", scale, crf) for scale in SIZES for crf in s.crfs]
         for family in ("anchor", "base", "fit"):
             for scale, crfs in s.points.items():
@@ -173,7 +180,7 @@ class Maker:
             "x265_params": [list(pair) for pair in s.x265_params],
             "lpips_frames": s.lpips_frames,
         }
-        if not task.family.startswith("x265"):
+        if not task.is_plain:
             result |= {"downscale": s.downscale, "tuning": list(map(list, TUNINGS[s.tuning]))}
         if self._tools.lpips is None:
             result |= {"lpips_frames": 0}
@@ -249,7 +256,7 @@ class Maker:
     def _stream_path(self, kind: str, task: Task) -> Path:
         s = self._settings
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
-        if not task.family.startswith("x265"):
+        if not task.is_plain:
             identity |= {"downscale": s.downscale, "tuning": list(TUNINGS[s.tuning])}
         name = f"{kind}-{_scale_text(task.scale)}x-crf{task.crf:g}-{_short_hash(identity)}.mp4"
         return self._folder / name
@@ -309,7 +316,7 @@ class Maker:
         """
         coded, shown = probe(stream).format, self._source().info.format
         coded = replace(coded, colour=shown.colour)
-        if task.family == "x265":
+        if task.family in ("x265", "x265-tuned"):
             return lambda frame, _: cropped(frame, shown)
         if task.family == "anchor":
             assert self._settings.anchors is not None

@@ -1,8 +1,9 @@
 """All cached points of the rate-distortion benchmark -> curves, BD-rates and tables. No files.
 
-Curves: ``x265`` is the Pareto front of x265 at the source size; ``x265 over sizes`` the convex
-hull of that and of x265-sizes; ``anchor``, ``base NET`` and ``fit NET`` the convex hulls of those
-families over all their scales. Each is compared with the two of x265, and these with each other.
+Curves: ``x265`` is the Pareto front of x265 at the source size, ``x265-tuned`` that of x265 with
+the options of our own streams; ``x265 over sizes`` the convex hull of the first and of x265-sizes;
+``anchor``, ``base NET`` and ``fit NET`` the convex hulls of those families over all their scales.
+Each is compared with the three of x265, and these with x265.
 
 Lengths: ``own`` takes the rates as they are. ``10 s`` and ``60 s`` are the rates had the same
 scene lasted that long with the same weights: a statement about scenes, not about these files.
@@ -26,6 +27,7 @@ __all__ = [
     "LENGTHS",
     "POINT_COLUMNS",
     "REFERENCES",
+    "X265_SIZES",
     "bd_table",
     "clip_curves",
     "current_points",
@@ -40,8 +42,8 @@ LENGTHS: Mapping[str, str] = {
     "10 s": "total_kbps_if_10_s",
     "60 s": "total_kbps_if_60_s",
 }
-X265, X265_SIZES = "x265", "x265 over sizes"
-REFERENCES = (X265, X265_SIZES)
+X265, X265_TUNED, X265_SIZES = "x265", "x265-tuned", "x265 over sizes"
+REFERENCES = (X265, X265_TUNED, X265_SIZES)
 MEAN = "mean"
 
 POINT_COLUMNS = (
@@ -86,7 +88,10 @@ def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, 
         if point[metric] is not None:
             families[_curve_name(point)].append(_rd_point(point, metric, length))
     sizes = families.pop("x265-sizes", [])
-    curves = {name: convex_hull(family) for name, family in families.items() if name != X265}
+    whole = (X265, X265_TUNED)
+    curves = {name: convex_hull(family) for name, family in families.items() if name not in whole}
+    if families[X265_TUNED]:
+        curves[X265_TUNED] = pareto(families[X265_TUNED])
     if families[X265]:
         curves[X265] = pareto(families[X265])
         if sizes:
@@ -129,7 +134,8 @@ def bd_table(points: Sequence[Point]) -> list[Row]:
 def _compared(
     key: Row, curves: Mapping[str, list[RdPoint]], metric: str, length: str
 ) -> Iterable[Row]:
-    for reference in REFERENCES[: 1 if key["curve"] == X265_SIZES else None]:
+    of_x265 = key["curve"] in REFERENCES
+    for reference in REFERENCES[: 1 if of_x265 else None]:
         if reference in curves and key["curve"] != X265:
             found = bd_rate(curves[reference], curves[key["curve"]])
             about = {"reference": reference, "length": length, "metric": metric}

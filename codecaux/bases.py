@@ -57,11 +57,11 @@ GENERATED_BASE_ID = "init-1"
 # while files that name it are about. docs/bases.md is the record of their training.
 SHIPPED_BASE_IDS: tuple[str, ...] = (
     "tiny-2x-5b25ba15",
-    "light-2x-4c14173a",
-    "light-1x-bbef5da2",
+    "light-2x-47350fce",
+    "light-1x-8f8275d7",
     "light-1.5x-8bca2278",
     "tiny-1.5x-444b80e7",
-    "tiny-1x-8dcf29e2",
+    "tiny-1x-b8fdcd49",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 

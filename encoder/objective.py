@@ -3,10 +3,11 @@
 Every term sees the picture as it will be shown: 4:2:0 planes after the network's residual was
 added to the upscaled base, luma 0..1 and chroma -1/2..1/2::
 
-    L = w_y C(Y) + w_c (C(U) + C(V)) + w_s (1 - SSIM(Y)) + w_p LPIPS(RGB)
+    L = w_y C(Y) + w_c (C(U) + C(V)) + w_d (1 - D(Y)) + w_s (1 - SSIM(Y)) + w_p LPIPS(RGB)
 
-C is the Charbonnier distance. The LPIPS network of the loss (squeeze) is never the one of the
-scores (alex). SSIM and LPIPS run on a part of each batch, so that they cost less than the
+C is the Charbonnier distance, D the part of the source's detail that is kept
+(:mod:`codecaux.encoder.detail`). The LPIPS network of the loss (squeeze) is never the one of the
+scores (alex). D, SSIM and LPIPS run on a part of each batch, so that they cost less than the
 network's own step.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
 from codecaux.colour import Planes, chroma_to_444, yuv444_to_rgb
+from codecaux.encoder.detail import MIN_DETAIL_SIZE, kept_detail
 from codecaux.errors import UsageError
 from codecaux.lpips import Lpips
 from codecaux.video import Colour
@@ -34,7 +36,8 @@ _CHEAP_MACS = 6_000
 @dataclass(frozen=True, slots=True)
 class Objective:
     """Weights of the terms of L. ``lpips_patches`` of each batch, cut to ``lpips_size`` source
-    pixels, go through the LPIPS network; ``ssim_patches`` through SSIM.
+    pixels, go through the LPIPS network; ``ssim_patches`` go through SSIM, ``detail_patches``
+    through D.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Objective:
     lpips_patches: int = 4
     lpips_size: int = 128
     ssim_patches: int = 4
+    detail: float = 0.0
+    detail_patches: int = 4
 
     def for_net(self, config: SrUnetConfig) -> Objective:
         """With at most two LPIPS patches where the net's own step is cheap (tiny): the terms may
@@ -60,7 +65,7 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "balanced": Objective("balanced", lpips=0.012),
+    "balanced": Objective("balanced", lpips=0.1, detail=0.2),
     "fidelity": Objective("fidelity"),
     # The paper's section 3.3 less its adversarial term: LPIPS + (1 - SSIM), equal weights. The
     # two pixel terms only keep colour from drifting, which neither of the others sees well.
@@ -89,6 +94,9 @@ class LossTerms:
         loss = weights.luma * charbonnier(shown.y, source.y)
         chroma = charbonnier(shown.u, source.u) + charbonnier(shown.v, source.v)
         loss = loss + weights.chroma * chroma
+        if weights.detail and min(shown.y.shape[2:]) >= MIN_DETAIL_SIZE:
+            n = weights.detail_patches
+            loss = loss + weights.detail * (1.0 - kept_detail(shown.y[:n], source.y[:n]))
         if weights.ssim:
             n = weights.ssim_patches
             loss = loss + weights.ssim * (1.0 - mean_ssim(shown.y[:n], source.y[:n]))

@@ -78,7 +78,34 @@ class FloatParameters:
         return _rate_bits(moved, self._steps)
 
 
-class RoundedParameters:
+class _Quantised:
+    """Latents by name, each shown rounded to its step: what both rounding phases share."""
+
+    def __init__(self, latents: dict[str, Tensor], steps: Mapping[str, float]) -> None:
+        self._latents = {name: z.detach().requires_grad_() for name, z in latents.items()}
+        self._steps = steps
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        return self._latents
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        """Quantisation step of every latent."""
+        return self._steps
+
+    def rate_bits(self) -> Tensor:
+        return _rate_bits(self._latents, self._steps)
+
+    def quantised(self) -> dict[str, QuantisedTensor]:
+        """The integers to be sent."""
+        return {name: _quantised(z, self._steps[name]) for name, z in self._latents.items()}
+
+    def _rounded(self) -> dict[str, Tensor]:
+        return {name: _round_through(z, self._steps[name]) for name, z in self._latents.items()}
+
+
+class RoundedParameters(_Quantised):
     """w = base + d * round(z / d), the gradient passed straight to the latent difference z.
 
     base, start: merged tensors by name; steps: d of each tensor.
@@ -87,33 +114,14 @@ class RoundedParameters:
     def __init__(
         self, base: Mapping[str, Tensor], start: Mapping[str, Tensor], steps: Mapping[str, float]
     ) -> None:
-        self._base, self._steps = base, steps
-        self._latents = {n: (start[n] - base[n]).detach().requires_grad_() for n in base}
-
-    @property
-    def latents(self) -> dict[str, Tensor]:
-        return self._latents
+        super().__init__({name: start[name] - base[name] for name in base}, steps)
+        self._base = base
 
     def merged(self) -> dict[str, Tensor]:
-        return {
-            name: self._base[name] + _round_through(z, self._steps[name])
-            for name, z in self._latents.items()
-        }
-
-    @property
-    def steps(self) -> Mapping[str, float]:
-        """Quantisation step of every tensor."""
-        return self._steps
-
-    def rate_bits(self) -> Tensor:
-        return _rate_bits(self._latents, self._steps)
-
-    def quantised(self) -> dict[str, QuantisedTensor]:
-        """The integers to be sent."""
-        return {name: _quantised(z, self._steps[name]) for name, z in self._latents.items()}
+        return {name: self._base[name] + z for name, z in self._rounded().items()}
 
 
-class GainParameters:
+class GainParameters(_Quantised):
     """w = base * (1 + gain) for kernels, one gain an output channel, and base + difference for
     biases, all rounded straight through: some thousand numbers instead of all weights.
 
@@ -121,31 +129,12 @@ class GainParameters:
     """
 
     def __init__(self, base: Mapping[str, Tensor], steps: Mapping[str, float]) -> None:
-        self._base, self._steps = base, steps
-        self._latents: dict[str, Tensor] = {}
-        for name, value in base.items():
-            like = value.new_zeros(value.shape[0])
-            key = gain_name(name) if name.endswith(".weight") else name
-            self._latents[key] = like.requires_grad_()
-
-    @property
-    def latents(self) -> dict[str, Tensor]:
-        return self._latents
+        names = {n: gain_name(n) if n.endswith(".weight") else n for n in base}
+        super().__init__({names[n]: v.new_zeros(v.shape[0]) for n, v in base.items()}, steps)
+        self._base = base
 
     def merged(self) -> dict[str, Tensor]:
-        shown = {name: _round_through(z, self._steps[name]) for name, z in self._latents.items()}
-        return gained(self._base, shown)
-
-    @property
-    def steps(self) -> Mapping[str, float]:
-        return self._steps
-
-    def rate_bits(self) -> Tensor:
-        return _rate_bits(self._latents, self._steps)
-
-    def quantised(self) -> dict[str, QuantisedTensor]:
-        """The integers to be sent."""
-        return {name: _quantised(z, self._steps[name]) for name, z in self._latents.items()}
+        return gained(self._base, self._rounded())
 
 
 def gained(base: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str, Tensor]:

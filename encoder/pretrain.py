@@ -46,6 +46,7 @@ _RATE_END = 0.02
 _ADAM_BETAS = (0.9, 0.99)
 _CHECK_EVERY = 20
 _CHECKPOINT_SECONDS = 60.0
+_FIRST = "down1.0.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,30 @@ def _start(settings: PretrainSettings, config: SrUnetConfig) -> dict[str, Tensor
         found = parse_base(path.read_bytes()).base.tensors
     else:
         found = _known(settings.start, settings.net)
+    return _taken_over(result, found)
+
+
+def _taken_over(
+    fresh: dict[str, Tensor], found: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, Tensor]:
+    """``fresh`` with what ``found`` has of equal name and shape.
+
+    Between scale 1 and the others the first kernel sees four phases of a pixel instead of one:
+    it starts on their mean, or with their sum. What the last layer adds there means something
+    else, so it starts afresh: a wrong residual at full rate kills the layers before it.
+    """
+    result = dict(fresh)
     for name, array in found.items():
         if name in result and tuple(result[name].shape) == array.shape:
             result[name] = torch.from_numpy(array.copy())
-    return result
+    first, old = fresh[_FIRST], torch.from_numpy(found[_FIRST].copy())
+    if first.shape == old.shape:
+        return result
+    if first.shape[1] == 4 * old.shape[1]:
+        result[_FIRST] = old.repeat_interleave(4, 1) / 4.0
+    elif old.shape[1] == 4 * first.shape[1]:
+        result[_FIRST] = old.reshape(old.shape[0], -1, 4, *old.shape[2:]).sum(2)
+    return result | {name: fresh[name] for name in ("last.weight", "last.bias")}
 
 
 def _known(base_id: str, net: str) -> dict[str, Any]:

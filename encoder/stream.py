@@ -59,7 +59,12 @@ PRESETS = (
 # What suits a stream that a network finishes, measured (docs/experiments.md): less of the texture
 # that x265 invents for eyes, bits spread more evenly. Parameters that a user gives come after.
 TUNINGS: dict[str, tuple[tuple[str, str], ...]] = {
-    "network": (("psy-rd", "1"), ("aq-strength", "0.5")),
+    "network": (
+        ("psy-rd", "1"),
+        ("aq-strength", "0.5"),
+        ("cbqpoffs", "-4"),
+        ("crqpoffs", "-4"),
+    ),
     "none": (),
 }
 # swscale's names.

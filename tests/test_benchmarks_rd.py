@@ -395,6 +395,21 @@ def test_only_test_clips_are_taken(run: Callable[..., list[str]], tmp_path: Path
         run("a.mkv", "--allow-training", *arguments)
 
 
+def test_ours_is_compared_with_x265_with_our_options_too(tables: Any) -> None:
+    tuned, fits = _curve("x265-tuned", 0.9), _curve("fit", 0.72)
+    rows = tables.bd_table(_curve("x265", 1.0) + tuned + fits)
+    found = {
+        (row["curve"], row["reference"]): row["bd_rate_percent"]
+        for row in rows
+        if (row["clip"], row["length"], row["metric"]) == ("a", "own", "vmaf_v1")
+    }
+    assert found == {
+        ("x265-tuned", "x265"): pytest.approx(-10),
+        ("fit light", "x265"): pytest.approx(-28),
+        ("fit light", "x265-tuned"): pytest.approx(-20),
+    }
+
+
 def test_a_run_goes_on_where_it_was(
     run: Callable[..., list[str]], make_clip: MakeClip, tmp_path: Path
 ) -> None:
@@ -403,9 +418,10 @@ def test_a_run_goes_on_where_it_was(
     manifest.write_text(f"file\tsplit\nclips/{clip.name}\ttest\n")
     common = [str(clip), "--manifest", str(manifest), "--work", str(tmp_path / "work")]
     common += ["--points", "2:24", "--net", "tiny", "--steps", "10", "-o", str(output)]
-    made = run(*common, "--families", "x265,x265-sizes,base,fit", "--crfs", "20")
+    families = "x265,x265-tuned,x265-sizes,base,fit"
+    made = run(*common, "--families", families, "--crfs", "20")
     assert made == [
-        "rd x265 1x CRF 20",
+        *("rd x265 1x CRF 20", "rd x265-tuned 1x CRF 20"),
         *("rd x265-sizes 4/3x CRF 20", "rd x265-sizes 2x CRF 20"),
         *("rd base 2x CRF 24", "rd fit 2x CRF 24"),
     ]
@@ -414,7 +430,11 @@ def test_a_run_goes_on_where_it_was(
 
     with (output.parent / "rd.tsv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [row["family"] for row in rows] == ["base", "fit", "x265", "x265", *["x265-sizes"] * 2]
+    assert [row["family"] for row in rows] == [
+        *("base", "fit", "x265", "x265", "x265-sizes", "x265-sizes", "x265-tuned")
+    ]
+    # With our options it is another stream of the same pictures.
+    assert rows[6]["stream_bytes"] != rows[2]["stream_bytes"]
     assert {row["split"] for row in rows} == {"test"}
     base, fit, fine, coarse = rows[:4]
     assert base["stream_bytes"] == fit["stream_bytes"]
@@ -430,7 +450,7 @@ def test_a_run_goes_on_where_it_was(
     assert document["benchmark"] == "rd"
     assert document["failures"] == []
     assert {"codecaux", "torch", "cores", "bjontegaard"} <= set(document["machine"])
-    assert len(document["points"]) == 6
+    assert len(document["points"]) == 7
     assert len(document["hulls"]["rd"]["own"]["psnr_y_db"]["x265"]) == 2
     assert document["fit_minus_base"][0]["is_same_stream"]
     assert (output / "rd.png").read_bytes().startswith(b"\x89PNG")

@@ -41,7 +41,8 @@ from codecaux.errors import (
     WeightsFormatError,
 )
 from codecaux.events import Event, Notice, Progress, drain
-from codecaux.video import Colour, VideoFormat
+from codecaux.network import sr_unet, with_identity
+from codecaux.video import SCALES, Colour, VideoFormat
 
 TINY = net_config("tiny", Fraction(2))
 
@@ -295,3 +296,35 @@ def test_every_small_net_has_a_trained_base() -> None:
         for scale in (Fraction(2), Fraction(3, 2), Fraction(1)):
             assert default_base_id(net_config(net, scale)) in SHIPPED_BASE_IDS
     assert default_base_id(net_config("full", Fraction(2))) == GENERATED_BASE_ID
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("net", ["light", "tiny"])
+def test_a_default_base_is_alive(net: str, scale: Fraction) -> None:
+    """What it adds depends on the picture: units that never fire again would add a constant."""
+    config = net_config(net, scale)
+    base = get_base(default_base_id(config), config)
+    weights = with_identity({n: torch.from_numpy(a) for n, a in base.items()}, config)
+    x = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    x = 2.0 * torch.nn.functional.avg_pool2d(x, 3, 1, 1) - 1.0
+    residual = sr_unet(x, weights, config)
+    assert residual.std(dim=(2, 3)).min().item() > 1e-3
+
+
+def test_a_start_of_another_fold_sees_the_same_mean(
+    photos: Path, tmp_path: Path, device: Device
+) -> None:
+    """Scale 2's first kernel on the mean of scale 1's four phases; a last layer of its own."""
+    start = get_base(default_base_id(TINY), TINY)
+    scale_one = net_config("tiny", Fraction(1))
+    fresh = get_base(GENERATED_BASE_ID, scale_one)
+    settings = _settings(
+        photos, tmp_path, scale=Fraction(1), start=default_base_id(TINY), steps=1, learning_rate=0.0
+    )
+    result = drain(pretrain(settings, device, None))
+    tensors = parse_base(result.output.read_bytes()).base.tensors
+    phases = tensors["down1.0.weight"].reshape(12, 3, 4, 3, 3)
+    assert np.allclose(phases.sum(2), start["down1.0.weight"], atol=1e-3)
+    assert np.ptp(phases, axis=2).max() == 0.0
+    assert np.allclose(tensors["last.weight"], fresh["last.weight"], atol=1e-3)
+    assert np.allclose(tensors["up1.0.weight"], start["up1.0.weight"], atol=1e-2)
