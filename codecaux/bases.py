@@ -59,7 +59,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "tiny-2x-5b25ba15",
     "light-2x-47350fce",
     "light-1x-8f8275d7",
-    "light-1.5x-8bca2278",
+    "light-1.5x-a6965921",
     "tiny-1.5x-444b80e7",
     "tiny-1x-b8fdcd49",
 )
