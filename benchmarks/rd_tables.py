@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from rd_curves import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from rd_points import RD_METRICS, Point
 
+from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from codecaux.scores import LOWER_IS_BETTER
 
 __all__ = [
@@ -86,11 +86,12 @@ def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, 
         if point[metric] is not None:
             families[_curve_name(point)].append(_rd_point(point, metric, length))
     sizes = families.pop("x265-sizes", [])
-    curves = {name: convex_hull(family) for name, family in families.items() if name != X265}
+    ours = {name: family for name, family in families.items() if name != X265}
+    curves = {name: convex_hull(family, "rate") for name, family in ours.items()}
     if families[X265]:
         curves[X265] = pareto(families[X265])
         if sizes:
-            curves[X265_SIZES] = convex_hull(families[X265] + sizes)
+            curves[X265_SIZES] = convex_hull(families[X265] + sizes, "rate")
     return curves
 
 
