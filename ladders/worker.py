@@ -77,7 +77,9 @@ def _say(answers: IO[str], record: dict[str, Any]) -> None:
 
 def _stop_with_parent() -> None:
     """Interrupt this process when its stdin ends, so that its own children are ended too."""
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock would be held by this thread when the interpreter ends.
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGINT)
 
 

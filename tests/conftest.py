@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from codecaux.errors import FitError
+from codecaux.events import Events, Progress
 from codecaux.ffmpeg import Ffmpeg, file_argument, find_ffmpeg, run_ffmpeg
+from codecaux.ladders.points import OperatingPoint
+from codecaux.ladders.probes import Probe, Prober
+from codecaux.rate import Rate
+from codecaux.scores import POOLS
 
 MakeClip = Callable[..., Path]
 
@@ -208,6 +216,64 @@ def clip_truncated(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("cut") / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 6 // 10])
     return path
+
+
+@dataclass
+class FakeProbes:
+    """What stands in for the making of probes: scores fall and rates halve as the CRF rises.
+
+    ``made``: every probe that was made, with the CRF that it started from. ``fails``: probes that
+    raise FitError. ``vmaf`` (CRF, scale) -> VMAF v1 of ours.
+    """
+
+    made: list[tuple[Probe, float | None]] = field(default_factory=list)
+    fails: set[Probe] = field(default_factory=set)
+    vmaf: Callable[[float, Fraction], float] = lambda crf, scale: (
+        112.0 - crf - 2.0 * (float(scale) - 1.0)
+    )
+
+    def point(self, prober: Prober, probe: Probe) -> OperatingPoint:
+        title = prober.title
+        is_ours = probe.family == "ours"
+        scale = probe.scale if is_ours else Fraction(1)
+        quality = self.vmaf(probe.crf, scale) - (0.0 if is_ours else 1.5)
+        kbps = 4000 * 2 ** ((18 - probe.crf) / 6) / float(scale) ** 1.2
+        values = {"vmaf_v1": quality, "vmaf_v061": quality - 1, "vmaf_v061_neg": quality - 3}
+        values |= {"lpips": (100 - quality) / 100, "psnr_y_db": quality / 2.5, "ssim": 0.9}
+        shown = {metric: dict.fromkeys(POOLS, value) for metric, value in values.items()}
+        lower = {m: {p: v - 2 * (m != "lpips") for p, v in by.items()} for m, by in shown.items()}
+        stream_bytes = round(kbps * 125 * title.sample_seconds)
+        return OperatingPoint(
+            family=probe.family,
+            crf=probe.crf,
+            scale=scale,
+            net=prober.settings.net if is_ours else "",
+            coded_width=int(title.width / scale),
+            coded_height=int(title.height / scale),
+            rate=Rate(stream_bytes, 4000 * is_ours, title.sample_seconds),
+            title_seconds=title.duration_seconds,
+            plain=lower if is_ours else shown,
+            enhanced=shown,
+        )
+
+    def make(
+        self, prober: Prober, probe: Probe, start: Probe | None, folder: Path
+    ) -> Events[tuple[OperatingPoint, bytes]]:
+        if probe in self.fails:
+            raise FitError("the fit diverged twice; try another --seed")
+        self.made.append((probe, None if start is None else start.crf))
+        yield Progress("fit", 1, 1, "steps", 0.01)
+        return self.point(prober, probe), b"weights" * (probe.family == "ours")
+
+
+@pytest.fixture
+def fake_probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeProbes:
+    """No probe is really made; the cache is a folder of the test's own."""
+    fake = FakeProbes()
+    for name in ("_ours", "_x265"):
+        monkeypatch.setattr(Prober, name, lambda *arguments: fake.make(*arguments))
+    monkeypatch.setenv("CODECAUX_CACHE", str(tmp_path / "cache"))
+    return fake
 
 
 @pytest.fixture(scope="session")
