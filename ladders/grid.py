@@ -1,4 +1,4 @@
-"""Grids of probes: how they are written, in which order they warm-start one another, their running.
+"""Grids of probes: in which order they warm-start one another, and their running.
 
 Fits of one scale form a tree: the CRF in the middle of the grid is fitted from the base, every
 other one starts from its neighbour on the side of the middle::
@@ -11,62 +11,19 @@ start from at once, whatever its place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from codecaux.errors import UsageError
 from codecaux.events import Events, Notice
 from codecaux.ladders.jobs import Failure, Job, check_jobs, run_jobs
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_to_json
-from codecaux.video import SCALES
 
-__all__ = ["Planned", "ProbeRun", "parse_crfs", "parse_scales", "plan_probes", "run_probes"]
+__all__ = ["Planned", "ProbeRun", "plan_probes", "run_probes"]
 
-_MAX_CRFS = 64
 _FUNCTION = "codecaux.ladders.probes:run_probe_job"
-
-
-def parse_crfs(text: str) -> tuple[float, ...]:
-    """'18:36:3' (from, to, step; the end is in it where a step meets it) or '20,24.5', rising.
-
-    UsageError for what is no grid, is empty, or leaves 0..51.
-    """
-    try:
-        values = _range(text) if ":" in text else [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"expected CRFs as 18:36:3 or as 20,24,28, got {text!r}") from error
-    if not values:
-        raise UsageError(f"expected at least one CRF, got the empty grid {text!r}")
-    wrong = [value for value in values if not 0 <= value <= 51]
-    if wrong:
-        raise UsageError(f"expected CRFs of 0 to 51, got {wrong[0]:g} in {text!r}")
-    return tuple(sorted(set(values)))
-
-
-def _range(text: str) -> list[float]:
-    first, last, step = (float(part) for part in text.split(":"))
-    if not (all(map(math.isfinite, (first, last, step))) and step > 0 and first <= last):
-        raise UsageError(f"expected FROM:TO:STEP with FROM <= TO and a step above 0, got {text!r}")
-    # 1e-9: 18:19:0.1 has eleven CRFs, whatever a tenth is in binary.
-    count = math.floor((last - first) / step + 1e-9) + 1
-    if count > _MAX_CRFS:
-        raise UsageError(f"expected at most {_MAX_CRFS} CRFs, got {count} of {text!r}")
-    return [round(first + index * step, 6) for index in range(count)]
-
-
-def parse_scales(text: str) -> tuple[Fraction, ...]:
-    """'2,1.5,1' as Fractions, the largest first. UsageError for others than the product's."""
-    try:
-        scales = {Fraction(part.strip()) for part in text.split(",")}
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"expected scales of 2, 1.5 and 1, got {text!r}") from error
-    if not scales <= set(SCALES):
-        raise UsageError(f"expected scales of 2, 1.5 and 1, got {text!r}")
-    return tuple(sorted(scales, reverse=True))
 
 
 # ------------------------------------------------------------------------------------------- plan

@@ -9,65 +9,28 @@ serve the whole title here too, and do not fit one scene as they could never fit
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from fractions import Fraction
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import ffmpeg as ffmpeg_python
 
 from codecaux.encoder.excerpt import Range
 from codecaux.encoder.prepare import PreparedSource
-from codecaux.errors import UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
+from codecaux.ladders.settings import SamplingSettings
 
-__all__ = ["SamplingSettings", "choose_ranges", "detector_name", "find_cuts"]
+__all__ = ["choose_ranges", "detector_name", "find_cuts"]
 
 # ffmpeg's scene score, 0..1; its own documentation's proposal.
 _FFMPEG_THRESHOLD = 0.3
 _SCORE_WIDTH = 320
 _STAGE = "scenes"
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """``seconds`` of each sample; one for every ``every_seconds`` begun of the title, or ``count``.
-
-    A title is taken whole where the samples would be more than ``whole_share`` of it.
-    """
-
-    seconds: float = 20.0
-    count: int | None = None
-    every_seconds: float = 600.0
-    whole_share: float = 0.75
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise UsageError(f"expected samples of more than 0 seconds, got {self.seconds:g}")
-        if self.count is not None and self.count < 1:
-            raise UsageError(f"expected at least one sample, got {self.count}")
-        assert self.every_seconds > 0
-        assert 0 < self.whole_share <= 1
-
-    def wanted(self, duration_seconds: float) -> int:
-        """How many samples a title of this length gets."""
-        return self.count or max(1, math.ceil(duration_seconds / self.every_seconds))
-
-    def takes_whole(self, duration_seconds: float) -> bool:
-        """Whether the title is its own sample."""
-        sampled = self.wanted(duration_seconds) * self.seconds
-        return sampled >= self.whole_share * duration_seconds
-
-    def to_json(self) -> dict[str, Any]:
-        """For the identity of what is made of the samples."""
-        return asdict(self)
 
 
 def choose_ranges(

@@ -20,7 +20,8 @@ from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Notice
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.ladders.cache import Cache, locked
-from codecaux.ladders.samples import SamplingSettings, choose_ranges, detector_name, find_cuts
+from codecaux.ladders.samples import choose_ranges, detector_name, find_cuts
+from codecaux.ladders.settings import SamplingSettings
 
 __all__ = ["Title", "content_sha256", "drop_sample", "sample_source", "survey", "whole_source"]
 

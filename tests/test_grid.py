@@ -17,9 +17,9 @@ from codecaux.errors import UsageError
 from codecaux.events import Notice, drain
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.ladders.cache import Cache
-from codecaux.ladders.grid import parse_crfs, parse_scales, plan_probes, run_probes
+from codecaux.ladders.grid import plan_probes, run_probes
 from codecaux.ladders.probes import Probe, Prober
-from codecaux.ladders.samples import SamplingSettings
+from codecaux.ladders.settings import SamplingSettings, parse_crfs, parse_scales
 from codecaux.ladders.titles import survey
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from codecaux.ladders import probes as module
 from codecaux.ladders.cache import Cache
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
-from codecaux.ladders.samples import SamplingSettings
+from codecaux.ladders.settings import SamplingSettings
 from codecaux.ladders.titles import Title, drop_sample, survey
 
 WHOLE = SamplingSettings()

@@ -16,7 +16,8 @@ from codecaux.errors import UsageError
 from codecaux.events import Notice, drain
 from codecaux.ffmpeg import Ffmpeg, file_argument, run_ffmpeg
 from codecaux.ladders import samples
-from codecaux.ladders.samples import SamplingSettings, choose_ranges, find_cuts
+from codecaux.ladders.samples import choose_ranges, find_cuts
+from codecaux.ladders.settings import SamplingSettings
 
 FPS = Fraction(24000, 1001)
 

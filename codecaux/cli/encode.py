@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from codecaux.encoder.prepare import SourceOptions
     from codecaux.encoder.settings import EncodeSettings
 
-__all__ = ["encode", "settings_from_options"]
+__all__ = ["encode", "making_options", "settings_from_options"]
 
 # The names that codecaux.architecture and codecaux.encoder.objective know; a test compares.
 NETS = ("light", "full", "tiny")
@@ -44,6 +44,49 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
     return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
 
 
+_MAKING = (
+    _setting("--preset", field="stream.preset", help="x265's preset."),
+    _setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler."),
+    _setting(
+        "--tuning",
+        metavar="network|none",
+        field="stream.tuning",
+        help="x265's options for a network.",
+    ),
+    _setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265."),
+    _setting("--net", type=click.Choice(NETS), field="net", help="The network's size."),
+    _setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain."),
+    _setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes."),
+    _setting("--minutes", type=float, field="fit.minutes", help="Time for the fit."),
+    _setting(
+        "--objective",
+        type=click.Choice(OBJECTIVES),
+        field="fit.objective",
+        help="What the fit is for.",
+    ),
+    _setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit."),
+    _setting(
+        "--bank-mib",
+        type=click.IntRange(min=16),
+        field="fit.bank_bytes",
+        unit=1 << 20,
+        help="Memory for patches, in MiB.",
+    ),
+    click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt."),
+    click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT."),
+    click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p."),
+    click.option("--deinterlace", is_flag=True, help="For an interlaced INPUT."),
+    click.option("--to-420", is_flag=True, help="For a 4:2:2, 4:4:4 or RGB INPUT."),
+)
+
+
+def making_options(function: Function) -> Function:
+    """The options that say how a title is read, coded and fitted, but for CRF and scale."""
+    for option in reversed(_MAKING):
+        function = option(function)
+    return function
+
+
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
@@ -52,32 +95,7 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
 @click.option("--weights", type=file_path(), help="Weights  [default: OUT's name with .weights]")
 @_setting("--crf", type=float, field="stream.crf", help="x265's quality, 0 (best) to 51.")
 @_setting("--scale", metavar="2|1.5|1", field="stream.scale", help="Source size / coded size.")
-@_setting("--preset", field="stream.preset", help="x265's preset.")
-@_setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler.")
-@_setting(
-    "--tuning", metavar="network|none", field="stream.tuning", help="x265's options for a network."
-)
-@_setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265.")
-@_setting("--net", type=click.Choice(NETS), field="net", help="The network's size.")
-@_setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain.")
-@_setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes.")
-@_setting("--minutes", type=float, field="fit.minutes", help="Time for the fit.")
-@_setting(
-    "--objective", type=click.Choice(OBJECTIVES), field="fit.objective", help="What the fit is for."
-)
-@_setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit.")
-@_setting(
-    "--bank-mib",
-    type=click.IntRange(min=16),
-    field="fit.bank_bytes",
-    unit=1 << 20,
-    help="Memory for patches, in MiB.",
-)
-@click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt.")
-@click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT.")
-@click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p.")
-@click.option("--deinterlace", is_flag=True, help="For an interlaced INPUT.")
-@click.option("--to-420", is_flag=True, help="For a 4:2:2, 4:4:4 or RGB INPUT.")
+@making_options
 @click.option("--resume", is_flag=True, help="Go on where the same command was interrupted.")
 @lpips_option
 @device_option

@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "codecaux.cli.inspect:inspect",
     "verify": "codecaux.cli.verify:verify",
     "pretrain": "codecaux.cli.pretrain:pretrain",
+    "curve": "codecaux.cli.curve:curve",
     "cache": "codecaux.cli.cache:cache",
     "doctor": "codecaux.cli.doctor:doctor",
 }
