@@ -14,17 +14,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
-
-import av
 
 from codecaux import __version__
 from codecaux.atomic import atomic_folder
 from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
-from codecaux.hevc import coded_packets, hash_stream, open_video
+from codecaux.hevc import hash_stream
 from codecaux.ladderindex import (
     INDEX_NAME,
     AudioEntry,
@@ -53,6 +50,7 @@ from codecaux.ladders.segments import (
     join_last_segments,
     peak_rate,
     read_track,
+    start_seconds,
 )
 from codecaux.weightsfile import read_weights
 
@@ -60,7 +58,6 @@ __all__ = ["AudioTrack", "LadderFiles", "PackageSettings", "Rung", "package"]
 
 _WEIGHTS_FOLDER = "weights"
 _MAX_RUNGS = 64
-_PACKETS_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class _Job:
             )
         folder = self.folder / f"track-{index}"
         folder.mkdir()
-        cut_video(rung.stream, folder, _start_seconds(rung.stream), self.ffmpeg)
+        cut_video(rung.stream, folder, start_seconds(rung.stream), self.ffmpeg)
         joined = self.folder / "joined.mp4"
         track = read_track(folder, "video", joined)
         check_grid(rung.stream, track, self.settings.segment_seconds)
@@ -185,7 +182,7 @@ class _Job:
         # A lone segment may be shorter than the others would be.
         is_lone = len(pictures.segments) == 1
         length = self.settings.segment_seconds if is_lone else pictures.seconds[0]
-        shift = _start_seconds(source.path)
+        shift = start_seconds(source.path)
         cut_audio(source.path, source.position, folder, length, shift, self.ffmpeg)
         join_last_segments(folder, len(pictures.segments))
         joined = self.folder / "joined.mp4"
@@ -218,20 +215,6 @@ class _Job:
 
     def _write_text(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def _start_seconds(path: Path) -> Fraction:
-    """When the first picture of a file is shown; 0 where it has none (a file of sound alone)."""
-    try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            if not container.streams.video:
-                return Fraction(0)
-        with open_video(path) as (container, stream):
-            packets = islice(coded_packets(container, stream), _PACKETS_LOOKED_AT)
-            times = [packet.pts for packet in packets if packet.pts is not None]
-            return min(times, default=0) * Fraction(stream.time_base or 1)
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"expected a readable file at {path}, got: {error}") from error
 
 
 def _ranked(videos: Sequence[CutRung]) -> list[CutRung]:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import av
 from codecaux.decoder.parts import join_parts
 from codecaux.errors import InputError, ToolFailedError
 from codecaux.ffmpeg import Ffmpeg, file_argument, run_ffmpeg
-from codecaux.hevc import nal_type, open_video, split_nal_units
+from codecaux.hevc import coded_packets, nal_type, open_video, split_nal_units
 from codecaux.ladderindex import INIT_NAME, MAX_SEGMENTS, segment_name
 
 __all__ = [
@@ -31,12 +32,14 @@ __all__ = [
     "join_last_segments",
     "peak_rate",
     "read_track",
+    "start_seconds",
 ]
 
 _PLAYLIST = "ffmpeg.m3u8"
 _MOVFLAGS = "+frag_custom+dash+delay_moov+default_base_moof+cmaf+skip_sidx"
 # Below any distance of two keyframes: every keyframe starts a segment.
 _EVERY_KEYFRAME = "0.001"
+_PACKETS_LOOKED_AT = 64
 _IDR_TYPES = {"hevc": (19, 20), "h264": (5,)}
 
 
@@ -111,6 +114,20 @@ def _rate(num_bytes: int, seconds: Fraction) -> int:
 
 
 # ---------------------------------------------------------------------------------------- cutting
+
+
+def start_seconds(path: Path) -> Fraction:
+    """When the first picture of a file is shown; 0 where it has none (a file of sound alone)."""
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            if not container.streams.video:
+                return Fraction(0)
+        with open_video(path) as (container, stream):
+            packets = islice(coded_packets(container, stream), _PACKETS_LOOKED_AT)
+            times = [packet.pts for packet in packets if packet.pts is not None]
+            return min(times, default=0) * Fraction(stream.time_base or 1)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"expected a readable file at {path}, got: {error}") from error
 
 
 def cut_video(source: Path, folder: Path, shift_seconds: Fraction, ffmpeg: Ffmpeg) -> None:
