@@ -19,9 +19,11 @@ from codecaux.hevc import StreamHash
 __all__ = [
     "INDEX_FORMAT",
     "INDEX_NAME",
+    "INDEX_SCHEME",
     "INDEX_VERSION",
     "INIT_NAME",
     "MAX_SEGMENTS",
+    "SESSION_DATA_ID",
     "AudioEntry",
     "LadderIndex",
     "RungEntry",
@@ -37,6 +39,9 @@ INDEX_NAME = "codecaux.json"
 INDEX_FORMAT = "codecaux-ladder"
 INDEX_VERSION = 1
 INIT_NAME = "init.mp4"
+# Where manifests name the index: EXT-X-SESSION-DATA's DATA-ID, SupplementalProperty's schemeIdUri.
+SESSION_DATA_ID = "codecaux.ladder"
+INDEX_SCHEME = "urn:codecaux:ladder:1"
 MAX_SEGMENTS = 99_999
 _MAX_BYTES = 1 << 20
 _MAX_ENTRIES = 256

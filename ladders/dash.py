@@ -12,14 +12,13 @@ from itertools import groupby
 from xml.etree import ElementTree as Xml
 
 from codecaux.errors import UsageError
-from codecaux.ladderindex import INIT_NAME
+from codecaux.ladderindex import INDEX_SCHEME, INIT_NAME
 from codecaux.ladders.presentation import AudioRendition, Presentation, VideoRendition
 from codecaux.ladders.segments import Track, peak_rate
 
-__all__ = ["INDEX_SCHEME", "MANIFEST_NAME", "WEIGHTS_SCHEME", "manifest"]
+__all__ = ["MANIFEST_NAME", "WEIGHTS_SCHEME", "manifest"]
 
 MANIFEST_NAME = "manifest.mpd"
-INDEX_SCHEME = "urn:codecaux:ladder:1"
 WEIGHTS_SCHEME = "urn:codecaux:weights:1"
 _PROFILE = "urn:mpeg:dash:profile:isoff-live:2011"
 _CHANNELS_SCHEME = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from codecaux.errors import UsageError
-from codecaux.ladderindex import INIT_NAME, segment_name
+from codecaux.ladderindex import INIT_NAME, SESSION_DATA_ID, segment_name
 from codecaux.ladders.presentation import AudioRendition, Presentation, Variant
 from codecaux.ladders.segments import Track
 
-__all__ = ["MASTER_NAME", "MEDIA_NAME", "SESSION_DATA_ID", "master_playlist", "media_playlist"]
+__all__ = ["MASTER_NAME", "MEDIA_NAME", "master_playlist", "media_playlist"]
 
 MASTER_NAME = "master.m3u8"
 MEDIA_NAME = "media.m3u8"
-SESSION_DATA_ID = "codecaux.ladder"
 # fMP4 segments with EXT-X-MAP want 6, which every player of them has passed; 7 is what Apple's own
 # tools write for CMAF.
 _VERSION = 7
