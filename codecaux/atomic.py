@@ -63,6 +63,12 @@ def _flush_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def _flush_all() -> None:
+    # One call for thousands of files; where there is none, the system writes when it likes.
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def _flush_folder(folder: Path) -> None:
     # The rename itself must survive a power cut; not every system can open a folder.
     if os.name != "posix":
@@ -81,7 +87,7 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     On any exception it is removed and ``final`` is as it was. An empty ``final`` is replaced; one
     with something in it only where ``overwrite`` says so. Raises UsageError where it may not be, or
-    the folder around it is missing.
+    the folder around it is missing, and InputError for an OSError of the block (a full disk).
     """
     _check_replaceable(final, overwrite=overwrite)
     parent = final.resolve().parent
@@ -93,15 +99,18 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _write_error(final, error) from error
     try:
         yield staging
+        _flush_all()
         if final.is_dir():
             # A folder cannot be renamed over one that holds something.
             final.rename(replaced)
         staging.rename(final)
         _flush_folder(parent)
-    except BaseException:
+    except BaseException as error:
         if replaced.exists() and not final.exists():
             replaced.rename(final)
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _write_error(final, error) from error
         raise
     shutil.rmtree(replaced, ignore_errors=True)
 

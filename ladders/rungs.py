@@ -70,14 +70,14 @@ class CutRung:
 
 def check_grid(stream: Path, track: Track, segment_seconds: Fraction) -> None:
     """InputError unless every segment but the last has as many pictures as ``segment_seconds`` of
-    the stream's own rate (one more or less, where that is a mean).
+    the stream's own rate (up to a twentieth more or less, where that is a mean).
     """
     counts = [segment.num_frames for segment in track.segments]
     fps = track.num_frames / track.duration_seconds
     wanted = segment_frames(fps, segment_seconds)
     common = counts[0] if len(counts) > 1 else wanted
     is_even = all(count == common for count in counts[:-1]) and counts[-1] <= common
-    if not is_even or abs(common - wanted) > 1:
+    if not is_even or abs(common - wanted) > max(1, wanted // 20):
         raise InputError(
             f"expected a keyframe every {wanted} pictures in {stream} (segments of "
             f"{float(segment_seconds):g} s), got them after {', '.join(map(str, counts[:6]))}; "

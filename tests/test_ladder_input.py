@@ -28,6 +28,7 @@ from codecaux.errors import (
 )
 from codecaux.events import drain
 from codecaux.frames import read_frames
+from codecaux.hevc import hash_stream
 from codecaux.ladderindex import INDEX_NAME, index_from_json, index_to_json, read_index
 from codecaux.probe import probe
 from codecaux.video import Frame
@@ -70,25 +71,35 @@ def assert_same(got: list[Frame], wanted: list[Frame]) -> None:
         ("video-2/media.m3u8", None),
     ],
 )
-def test_a_rung_is_the_original_with_its_weights(
+def test_every_way_to_a_rung(
     ladder: Path, ladder_parts: Any, tmp_path: Path, name: str, rung: str | None
 ) -> None:
-    report, frames = played(ladder / name, tmp_path / "out.mkv", rung=rung)
+    opened = open_rung(ladder / name, rung, tmp_path)
+    assert hash_stream(opened.stream) == hash_stream(ladder_parts.middle)
+    assert opened.start_sha256 == hash_stream(ladder_parts.middle).start_sha256
+    (weights,) = (ladder / "weights").iterdir()
+    assert opened.weights == weights
+    # A single rung's playlist names no sound, but the index does.
+    assert opened.sound is not None
+    assert (opened.number, opened.count) == ((1, 1) if rung is None else (2, 4))
+
+
+def test_a_rung_is_the_original_with_its_weights(
+    ladder: Path, ladder_parts: Any, tmp_path: Path
+) -> None:
+    report, frames = played(ladder / "master.m3u8", tmp_path / "out.mkv", rung="2")
     assert_same(frames, expected(ladder_parts.middle, ladder_parts.weights))
     assert report.enhanced_frames == 85
-    assert report.weights is not None
-    assert report.weights.parent == ladder / "weights"
     assert (report.coded_size, report.shown_size) == ((64, 36), (128, 72))
     info = probe(tmp_path / "out.mkv")
     assert [f.pts * info.time_base * 25 for f in frames] == list(range(85))
-    # A single rung's playlist names no sound, but the index does.
     assert info.has_audio
 
 
 def test_shared_weights_are_for_whom_the_index_says(
     ladder: Path, ladder_parts: Any, tmp_path: Path
 ) -> None:
-    _, frames = played(ladder / "master.m3u8", tmp_path / "out.mkv", rung="1")
+    _, frames = played(ladder / "video-1" / "media.m3u8", tmp_path / "out.mkv")
     # By themselves they say that they are for another stream.
     with pytest.raises(WeightsStreamMismatchError):
         expected(ladder_parts.low, ladder_parts.weights)
@@ -112,8 +123,9 @@ def test_the_fallback_rung(ladder: Path, ladder_parts: Any, tmp_path: Path) -> N
 def test_through_links_and_odd_names(ladder: Path, tmp_path: Path) -> None:
     link = tmp_path / "a # ladder? 100 %"
     link.symlink_to(ladder, target_is_directory=True)
-    report, _ = played(link / "master.m3u8", tmp_path / "out.mkv", rung="1")
-    assert report.enhanced_frames == 85
+    opened = open_rung(link / "master.m3u8", "1", tmp_path)
+    assert opened.weights is not None
+    assert opened.weights.is_file()
 
 
 def test_a_folder_of_somebody_else_plays_plain(
@@ -160,19 +172,18 @@ def test_nothing_of_the_ladder_is_overwritten(copy: Path) -> None:
 def test_weights_by_name_must_be_the_streams_own(
     ladder: Path, ladder_parts: Any, tmp_path: Path
 ) -> None:
-    target = tmp_path / "out.mkv"
+    """The index vouches for its own files alone."""
     with pytest.raises(WeightsStreamMismatchError):
-        played(ladder / "master.m3u8", target, rung="1", weights=ladder_parts.weights)
-    played(ladder / "master.m3u8", target, rung="2", weights=ladder_parts.weights)
+        played(ladder / "master.m3u8", tmp_path / "x.mkv", rung="1", weights=ladder_parts.weights)
 
 
 def test_command_line(ladder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.mp4"
-    arguments = ["play", "--json", "--rung", "2", "-o", str(target), "--device", "cpu"]
+    arguments = ["play", "--json", "--rung", "3", "-o", str(target), "--device", "cpu"]
     assert main([*arguments, str(ladder / "master.m3u8")]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[-1]["event"] == "result"
-    assert any(e.get("message") == "rung 2 of 4: video-2" for e in events)
+    assert any(e.get("message") == "rung 3 of 4: video-3" for e in events)
     assert probe(target).has_audio
     assert main(["play", str(tmp_path / "none.m3u8")]) == 3
     (ladder_less := tmp_path / "empty.m3u8").write_text("")

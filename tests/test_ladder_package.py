@@ -309,6 +309,33 @@ def test_weights_must_suit_their_rungs(ladder_parts: Any, tmp_path: Path) -> Non
     refused([Rung(ladder_parts.fallback, weights)], tmp_path, UsageError, "H.265 rungs only")
 
 
+def test_a_variable_rate(tmp_path: Path, ffmpeg: Ffmpeg, make_clip: Any) -> None:
+    """Segments are counted in pictures: equal in number, not in time, the same in every rung."""
+    clip = make_clip(
+        "jitter.mov",
+        size=(128, 72),
+        frames=60,
+        # Each picture lasts a little longer than the one before.
+        filters="settb=1/24000,setpts=900*N+5*N*N",
+        options=("-fps_mode", "passthrough", "-enc_time_base", "1:24000"),
+    )
+    source = drain(prepare(clip, SourceOptions(), tmp_path / "work"))
+    rungs = []
+    for name, crf in (("a", 30), ("b", 40)):
+        params = rung_x265_params(source.info.average_fps, Fraction(1))
+        settings = StreamSettings(crf, "ultrafast", x265_params=params)
+        out = tmp_path / f"{name}.mp4"
+        rungs.append(Rung(drain(encode_stream(source, settings, out, ffmpeg)).path))
+    files = drain(package(rungs, [], tmp_path / "x", SECOND))
+    durations = [
+        [s.duration for s in m3u8.load(str(tmp_path / "x" / r.folder / "media.m3u8")).segments]
+        for r in files.index.rungs
+    ]
+    assert durations[0] == durations[1]
+    assert len(set(durations[0])) > 1
+    assert sum(r.num_frames for r in files.index.rungs) == 120
+
+
 def test_outputs_in_the_way(ladder_parts: Any, tmp_path: Path) -> None:
     folder = tmp_path / "there"
     folder.mkdir()
