@@ -4,8 +4,8 @@
                                                  ├─> manifest.mpd                  DASH
     weights ─────────────────────────────────────┴─> codecaux.json, weights/*      for our player
 
-Nothing is coded again. The folder appears whole or not at all, and equal input gives equal bytes with
-the same ffmpeg.
+Nothing is coded again. The folder appears whole or not at all. With the same ffmpeg, equal input
+gives equal bytes.
 """
 
 from __future__ import annotations
