@@ -4,7 +4,8 @@
                                                  ├─> manifest.mpd                  DASH
     weights ─────────────────────────────────────┴─> codecaux.json, weights/*      for our player
 
-Nothing is coded again. The folder appears whole or not at all.
+Nothing is coded again. The folder appears whole or not at all. With the same ffmpeg, equal input
+gives equal bytes.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ def package(
     settings = settings or PackageSettings()
     if not 1 <= len(rungs) <= _MAX_RUNGS:
         raise UsageError(f"expected 1 to {_MAX_RUNGS} rungs, got {len(rungs)}")
-    ffmpeg = ffmpeg or find_ffmpeg(require_encoders=(), require_filters=())
+    names = [track.name for track in audio]
+    if len(set(names)) < len(names):
+        raise UsageError(f"expected another name for every audio track, got {', '.join(names)}")
+    ffmpeg = ffmpeg or find_ffmpeg()
     started = time.monotonic()
     total = len(rungs) + len(audio)
     yield StageStarted("package", total, "tracks")

@@ -387,6 +387,8 @@ def test_sound_that_is_not_there_or_not_for_segments(
     ladder_parts: Any, tmp_path: Path, make_clip: Any
 ) -> None:
     rungs = [Rung(ladder_parts.high)]
+    with pytest.raises(UsageError, match="another name"):
+        drain(package(rungs, [AudioTrack(ladder_parts.low)] * 2, tmp_path / "x", SECOND))
     with pytest.raises(InputError, match="audio track 2"):
         drain(package(rungs, [AudioTrack(ladder_parts.low, 1)], tmp_path / "x", SECOND))
     sound = ("-f", "lavfi", "-t", "1", "-i", "sine=sample_rate=48000")
