@@ -56,7 +56,7 @@ from codecaux.temporal import find_flow
 from codecaux.video import Frame, Geometry
 from codecaux.weightsfile import WeightsFile, pack, read_weights
 
-__all__ = ["EncodeResult", "encode"]
+__all__ = ["EncodeResult", "check_encode", "encode"]
 
 BICUBIC, ENHANCED = "bicubic", "enhanced"
 Result = TypeVar("Result")
@@ -83,8 +83,7 @@ def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[En
     Interrupted at any moment, the same settings with ``resume`` go on. Raises the errors of its
     stages; see :mod:`codecaux.errors`.
     """
-    _check_paths(settings)
-    _check_settings(settings)
+    check_encode(settings)
     ffmpeg = find_ffmpeg()
     check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
@@ -113,6 +112,12 @@ def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[En
         device=device.description,
         num_frames=source.num_frames,
     )
+
+
+def check_encode(settings: EncodeSettings) -> None:
+    """Refuse at once what an encode of ``settings`` would refuse: UsageError, InputError."""
+    _check_paths(settings)
+    _check_settings(settings)
 
 
 def _check_paths(settings: EncodeSettings) -> None:

@@ -25,7 +25,7 @@ from codecaux import __version__
 from codecaux.architecture import net_config
 from codecaux.bases import default_base_id
 from codecaux.device import Device, choose_device
-from codecaux.encoder.encode import encode
+from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.headstart import HeadStart, weights_to_start_from
 from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, FitSettings
@@ -153,6 +153,43 @@ class Prober:
             stream=stream,
         )
 
+    def final(
+        self, probe: Probe, point: OperatingPoint, output: Path, weights: Path
+    ) -> tuple[EncodeSettings, HeadStart]:
+        """The encode of the whole title whose score ``point`` foretells.
+
+        Of a title that was probed whole it is the same encode again, to the same start; else it
+        starts from what was fitted to the samples.
+        """
+        settings = self.final_settings(probe, output, weights)
+        if not self.title.is_whole:
+            payload = self.weights(probe)
+        elif point.started_from is None:
+            payload = None
+        else:
+            payload = self.weights(Probe(point.started_from, probe.scale))
+            settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
+        start = None if payload is None else weights_to_start_from(payload)
+        return settings, HeadStart(weights=start)
+
+    def point_of(self, probe: Probe, result: EncodeResult) -> OperatingPoint:
+        """An encode's result as a point of this title."""
+        coded = describe(result.stream).format
+        return OperatingPoint(
+            family="ours",
+            crf=probe.crf,
+            scale=probe.scale,
+            net=self.settings.net,
+            coded_width=coded.width,
+            coded_height=coded.height,
+            rate=result.rate,
+            title_seconds=self.title.duration_seconds,
+            plain=pooled_scores(result.scores["bicubic"]),
+            enhanced=pooled_scores(result.scores["enhanced"]),
+            missing=dict(result.scores["enhanced"].missing),
+            seconds=dict(result.stage_seconds),
+        )
+
     # --------------------------------------------------------------------------------------- making
 
     def make(self, probe: Probe, starts: Sequence[Probe] = ()) -> Events[OperatingPoint]:
@@ -208,23 +245,7 @@ class Prober:
             weights=None if payload is None else weights_to_start_from(payload),
         )
         result = yield from encode(settings, head)
-        coded = describe(result.stream).format
-        scores = result.scores
-        point = OperatingPoint(
-            family="ours",
-            crf=probe.crf,
-            scale=probe.scale,
-            net=self.settings.net,
-            coded_width=coded.width,
-            coded_height=coded.height,
-            rate=result.rate,
-            title_seconds=self.title.duration_seconds,
-            plain=pooled_scores(scores["bicubic"]),
-            enhanced=pooled_scores(scores["enhanced"]),
-            missing=dict(scores["enhanced"].missing),
-            seconds=dict(result.stage_seconds),
-        )
-        return point, result.weights.read_bytes()
+        return self.point_of(probe, result), result.weights.read_bytes()
 
     def _x265(
         self, probe: Probe, start: Probe | None, folder: Path

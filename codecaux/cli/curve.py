@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codecaux.cli.encode import making_options, settings_from_options
+from codecaux.cli.encode import making_options, probing_options, settings_from_options
 from codecaux.cli.options import (
     SettingOption,
     device_option,
@@ -28,31 +28,9 @@ if TYPE_CHECKING:
     from codecaux.ladders.curve import Curve
     from codecaux.ladders.settings import CurveSettings
 
-__all__ = ["POOL_NAMES", "curve", "open_cache", "probing_options", "template_settings"]
+__all__ = ["curve", "open_cache", "sampling_settings", "template_settings"]
 
-# The names that codecaux.scores knows; a test compares.
-POOL_NAMES = ("mean", "harmonic", "p5", "min")
 _SUFFIXES = (".csv", ".json", ".png")
-
-_PROBING = (
-    click.option("--pool", type=click.Choice(POOL_NAMES), help="Of frames' scores  [mean]"),
-    click.option(
-        "--sample-seconds",
-        type=float,
-        cls=SettingOption,
-        setting="codecaux.ladders.settings:SamplingSettings.seconds",
-        help="Of each sample of a long title.",
-    ),
-    click.option("--samples", type=int, help="Of a long title  [default: one per 10 minutes]"),
-    click.option("--no-cache", is_flag=True, help="Take no probe from the cache, keep none."),
-)
-
-
-def probing_options(function: Any) -> Any:
-    """The options of everything that probes a title."""
-    for option in reversed(_PROBING):
-        function = option(function)
-    return function
 
 
 @click.command()
