@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -295,3 +297,22 @@ def test_a_real_curve_and_a_second_run_that_costs_next_to_nothing(
         shown = point["scores"]
         assert shown["enhanced"]["vmaf_v061"] > shown["bicubic"]["vmaf_v061"]
         assert point["total_kbps"] > point["stream_kbps"]
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed outright, in two processes; what was whole by then is not made again."""
+    monkeypatch.setenv("CODECAUX_CACHE", str(tmp_path / "cache"))
+    arguments = ["curve", "--crf", "34", "--scales", "2", *SMALL, "--json", str(clip)]
+    command = [sys.executable, "-m", "codecaux.cli.main", *arguments, "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        for _ in range(600):
+            if list((tmp_path / "cache").glob("entries/probe/*.entry")):
+                break
+            time.sleep(0.1)
+        process.kill()
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["num_cached"] >= 1
+    assert len(result["points"]) == 2
