@@ -47,7 +47,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
-    "object": (dict,),
+    "object": (dict, list),
     "null": (type(None),),
 }
 
@@ -145,6 +145,7 @@ def test_every_command_keeps_the_contract(
         ("inspect", weights),
         ("verify", stream, weights),
         ("pretrain", photos, "-o", tmp_path / "base.safetensors", *tiny),
+        ("curve", clip, "--crf", "34", "--scales", "2", *fast),
         ("cache", "list"),
         ("doctor",),
     ):

@@ -24,6 +24,7 @@ from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
 from codecaux.ladders.settings import SamplingSettings
 from codecaux.ladders.titles import Title, drop_sample, survey
+from codecaux.rate import Rate
 
 WHOLE = SamplingSettings()
 SETTINGS = EncodeSettings(
@@ -122,6 +123,40 @@ def test_a_warm_start_makes_half_the_steps(
         with pytest.raises(FitError):
             drain(prober.make(probe, candidates))
     assert (steps, starts) == ([40, 20, 40], [None, b"w", None])
+
+
+@pytest.mark.parametrize(
+    ("ranges", "started_from", "steps", "start"),
+    [
+        (None, None, 40, None),  # the same encode again, from the base
+        (None, 28.0, 20, b"28"),  # the same again, from where the probe started
+        (((0, 6),), 28.0, 40, b"30"),  # from what was fitted to the samples
+    ],
+)
+def test_the_final_encode_is_the_probe_s_own_or_goes_on_from_it(
+    clip: Path,
+    cache: Cache,
+    ffmpeg: Ffmpeg,
+    monkeypatch: pytest.MonkeyPatch,
+    ranges: tuple[tuple[int, int], ...] | None,
+    started_from: float | None,
+    steps: int,
+    start: bytes | None,
+) -> None:
+    monkeypatch.setattr(module, "weights_to_start_from", lambda payload: payload)
+    prober = _prober(clip, cache, ffmpeg)
+    title = replace(prober.title, ranges=ranges or prober.title.ranges)
+    settings = replace(SETTINGS, fit=replace(SETTINGS.fit, steps=40))
+    prober = replace(prober, title=title, settings=settings)
+    for crf in (28.0, 30.0):
+        identity = prober.identity(Probe(crf))
+        cache.put("probe", identity, {}, payload=f"{crf:g}".encode())
+    point = OperatingPoint(
+        "ours", 30.0, Fraction(2), "tiny", 48, 32, Rate(1, 1, 1.0), 1.0, {}, {}, {}, started_from
+    )
+    made, head = prober.final(Probe(30.0), point, Path("a.mp4"), Path("a.weights"))
+    assert (made.fit.steps, head.weights, head.source) == (steps, start, None)
+    assert (made.stream.crf, made.input) == (30.0, str(clip))
 
 
 def test_a_killed_probe_goes_on_where_it_was(
