@@ -1,7 +1,7 @@
 """Which heights a ladder is probed at, and which of the probed points become its rungs. Pure.
 
-    source's size, what is asked for ─> scales of the grid
-    hull over log rate ─ trimmed at its top ─ spread ─> rungs
+source's size, what is asked for ─> scales of the grid
+hull over log rate ─ trimmed at its top ─ spread ─> rungs
 """
 
 from __future__ import annotations

@@ -28,7 +28,15 @@ from codecaux.ladders.rd import BdRate, bd_rate, capped, convex_hull, pareto
 from codecaux.ladders.settings import CurveSettings, SamplingSettings
 from codecaux.ladders.titles import Title, drop_sample, survey
 
-__all__ = ["CURVE_METRICS", "Curve", "hull_of", "make_curve", "open_prober"]
+__all__ = [
+    "CURVE_METRICS",
+    "Curve",
+    "as_error",
+    "choice_metric",
+    "hull_of",
+    "make_curve",
+    "open_prober",
+]
 
 CURVE_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
 _CHOICE_METRICS = ("vmaf_v1", "vmaf_v061", "psnr_y_db")
@@ -88,8 +96,8 @@ def make_curve(prober: Prober, settings: CurveSettings) -> Events[Curve]:
     ours = _points(run, "ours")
     x265 = _points(run, "x265")
     if not ours or not x265:
-        raise _as_error(next(iter(run.failures.values())))
-    metric = _choice_metric([*ours, *x265])
+        raise as_error(next(iter(run.failures.values())))
+    metric = choice_metric([*ours, *x265])
     if metric != _CHOICE_METRICS[0]:
         why = ours[0].missing.get(_CHOICE_METRICS[0], "not computed")
         yield Notice(f"chosen on {metric}: {_CHOICE_METRICS[0]} is missing ({why})", "warning")
@@ -134,14 +142,16 @@ def _points(run: ProbeRun, family: str) -> list[OperatingPoint]:
     return [point for probe, point in run.points.items() if probe.family == family]
 
 
-def _as_error(failure: Failure) -> CodecauxError:
+def as_error(failure: Failure) -> CodecauxError:
+    """A failure of another process as the error that it was."""
     kind = getattr(errors, failure.kind, None)
     if isinstance(kind, type) and issubclass(kind, CodecauxError):
         return kind(failure.message)
     return CodecauxError(failure.message)
 
 
-def _choice_metric(points: Sequence[OperatingPoint]) -> str:
+def choice_metric(points: Sequence[OperatingPoint]) -> str:
+    """The best metric that all points have: things are chosen on it. InputError for none."""
     for metric in _CHOICE_METRICS:
         if all(point.score(metric) is not None for point in points):
             return metric

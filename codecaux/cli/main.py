@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "verify": "codecaux.cli.verify:verify",
     "pretrain": "codecaux.cli.pretrain:pretrain",
     "curve": "codecaux.cli.curve:curve",
+    "ladder": "codecaux.cli.ladder:ladder",
     "cache": "codecaux.cli.cache:cache",
     "doctor": "codecaux.cli.doctor:doctor",
 }
