@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from common import write_results
-from rd_curves import RdPoint, bd_rate, pareto
 from rd_points import Maker, Point, RdSettings
 
 from codecaux.device import choose_device
 from codecaux.encoder.settings import FitSettings
 from codecaux.ffmpeg import find_ffmpeg
+from codecaux.ladders.rd import RdPoint, bd_rate, pareto
 from codecaux.lpips import find_lpips
 from codecaux.measure import ScoreTools
 from codecaux.scores import LOWER_IS_BETTER

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from rd_curves import MIN_OVERLAP
 from rd_picture import draw
 from rd_points import FAMILIES, RD_METRICS, Maker, Point, RdSettings, Task, read_points
 from rd_tables import (
@@ -48,6 +47,7 @@ from codecaux.device import Device, choose_device
 from codecaux.encoder.settings import FitSettings
 from codecaux.errors import CodecauxError, LpipsUnavailableError
 from codecaux.ffmpeg import find_ffmpeg
+from codecaux.ladders.rd import MIN_OVERLAP
 from codecaux.lpips import Lpips, find_lpips
 from codecaux.scores import ScoreTools
 from codecaux.video import SCALES

@@ -28,7 +28,6 @@ from anchors import ANCHOR_FILES, anchor_digest, load_anchor
 from rd_streams import (
     UPSCALE_REVISION,
     SizedGeometry,
-    cropped,
     make_sized_stream,
     make_stream,
     upscaled_frames,
@@ -50,7 +49,7 @@ from codecaux.measure import measure
 from codecaux.probe import probe
 from codecaux.rate import Rate, amortised_weights_kbps, total_rate
 from codecaux.scores import Scores, ScoreTools
-from codecaux.video import Frame
+from codecaux.video import Frame, cropped
 
 __all__ = ["FAMILIES", "RD_METRICS", "Maker", "Point", "RdSettings", "Task", "read_points"]
 

@@ -7,7 +7,7 @@ with the product's command at sizes that are not the product's: nothing but the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +33,6 @@ from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
 __all__ = [
     "UPSCALE_REVISION",
     "SizedGeometry",
-    "cropped",
     "make_sized_stream",
     "make_stream",
     "upscaled_frames",
@@ -100,13 +99,6 @@ def make_sized_stream(
             arguments = stream_arguments(source, settings, geometry, TrackPlan(), temporary)
             run_ffmpeg(ffmpeg, arguments)
     return output
-
-
-def cropped(frame: Frame, format: VideoFormat) -> Frame:
-    """The picture without what it was padded with: the upper left ``format`` of it."""
-    y, u, v = frame.planes
-    chroma = (slice(format.chroma_height), slice(format.chroma_width))
-    return replace(frame, y=y[: format.height, : format.width], u=u[chroma], v=v[chroma])
 
 
 def upscaled_frames(

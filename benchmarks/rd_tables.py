@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from rd_curves import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from rd_points import RD_METRICS, Point
 
+from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from codecaux.scores import LOWER_IS_BETTER
 
 __all__ = [
@@ -89,13 +89,14 @@ def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, 
             families[_curve_name(point)].append(_rd_point(point, metric, length))
     sizes = families.pop("x265-sizes", [])
     whole = (X265, X265_TUNED)
-    curves = {name: convex_hull(family) for name, family in families.items() if name not in whole}
+    ours = {name: family for name, family in families.items() if name not in whole}
+    curves = {name: convex_hull(family, "rate") for name, family in ours.items()}
     if families[X265_TUNED]:
         curves[X265_TUNED] = pareto(families[X265_TUNED])
     if families[X265]:
         curves[X265] = pareto(families[X265])
         if sizes:
-            curves[X265_SIZES] = convex_hull(families[X265] + sizes)
+            curves[X265_SIZES] = convex_hull(families[X265] + sizes, "rate")
     return curves
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["atomic_path", "write_atomic"]
+__all__ = ["atomic_folder", "atomic_path", "write_atomic"]
 
 
 @contextmanager
@@ -62,6 +63,12 @@ def _flush_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def _flush_all() -> None:
+    # One call for thousands of files; where there is none, the system writes when it likes.
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def _flush_folder(folder: Path) -> None:
     # The rename itself must survive a power cut; not every system can open a folder.
     if os.name != "posix":
@@ -72,3 +79,46 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``final``, which takes its name when the block ends normally.
+
+    On any exception it is removed and ``final`` is as it was. An empty ``final`` is replaced; one
+    with something in it only where ``overwrite`` says so. Raises UsageError where it may not be, or
+    the folder around it is missing, and InputError for an OSError of the block (a full disk).
+    """
+    _check_replaceable(final, overwrite=overwrite)
+    parent = final.resolve().parent
+    name = f".{final.resolve().name[:100]}.{secrets.token_hex(4)}"
+    staging, replaced = parent / f"{name}.part", parent / f"{name}.old"
+    try:
+        staging.mkdir()
+    except OSError as error:
+        raise _write_error(final, error) from error
+    try:
+        yield staging
+        _flush_all()
+        if final.is_dir():
+            # A folder cannot be renamed over one that holds something.
+            final.rename(replaced)
+        staging.rename(final)
+        _flush_folder(parent)
+    except BaseException as error:
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
+        shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _write_error(final, error) from error
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_replaceable(final: Path, *, overwrite: bool) -> None:
+    if not final.resolve().parent.is_dir():
+        raise UsageError(f"expected the folder {final.parent} to exist; create it first")
+    if final.exists() and not final.is_dir():
+        raise UsageError(f"expected a folder for the output, got the file {final}")
+    if final.is_dir() and not overwrite and any(final.iterdir()):
+        raise UsageError(f"{final} is not empty; pass -y to replace it, or choose another folder")

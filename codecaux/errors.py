@@ -126,9 +126,16 @@ class FitError(CodecauxError):
 
 
 class TargetError(CodecauxError):
-    """The target cannot be reached; the message carries the best that can be had."""
+    """The target cannot be reached; the message carries the best that can be had.
+
+    ``best``: that operating point, for whoever catches this; None where there is none.
+    """
 
     exit_code = 7
+
+    def __init__(self, message: str, *, best: object | None = None) -> None:
+        self.best = best
+        super().__init__(message)
 
 
 class DeviceError(CodecauxError):

@@ -23,11 +23,14 @@ from av.video.stream import VideoStream
 from codecaux.errors import InputError
 
 __all__ = [
+    "Extradata",
     "StreamHash",
     "coded_packets",
     "hash_start",
     "hash_stream",
+    "nal_type",
     "open_video",
+    "parse_extradata",
     "split_nal_units",
 ]
 
@@ -139,19 +142,22 @@ def _split_annex_b(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(slots=True)
-class _Extradata:
+class Extradata:
     """Parameter sets outside the packets, and how the packets' NAL units are delimited."""
 
     parameter_sets: list[bytes]
     length_bytes: int | None
 
 
-def _parse_extradata(data: bytes) -> _Extradata:
-    """Annex B (or nothing), else an hvcC record: ISO/IEC 14496-15, 8.3.3.1."""
+def parse_extradata(data: bytes) -> Extradata:
+    """Annex B (or nothing), else an hvcC record: ISO/IEC 14496-15, 8.3.3.1.
+
+    ValueError where the record is cut short.
+    """
     if not data:
-        return _Extradata([], None)
+        return Extradata([], None)
     if data.startswith((_START_CODE, b"\x00" + _START_CODE)):
-        return _Extradata([bytes(unit) for unit in split_nal_units(data, None)], None)
+        return Extradata([bytes(unit) for unit in split_nal_units(data, None)], None)
     if len(data) < 23:
         raise ValueError("the hvcC record is shorter than 23 bytes")
     length_bytes = (data[21] & 3) + 1
@@ -166,7 +172,7 @@ def _parse_extradata(data: bytes) -> _Extradata:
             position += 2 + size
             if position > len(data):
                 raise ValueError("the hvcC record is cut short")
-    return _Extradata(units, length_bytes)
+    return Extradata(units, length_bytes)
 
 
 class _Digest:
@@ -206,16 +212,16 @@ class _Digest:
 
     def _read_extradata(self, data: bytes) -> None:
         try:
-            extradata = _parse_extradata(data)
+            extradata = parse_extradata(data)
             for unit in extradata.parameter_sets:
-                if _nal_type(unit) in (_VPS, _SPS, _PPS):
+                if nal_type(unit) in (_VPS, _SPS, _PPS):
                     self._add_parameter_set(unit.rstrip(b"\x00"))
         except ValueError as error:
             raise self._damaged(str(error)) from error
         self._length_bytes = extradata.length_bytes
 
     def _add_unit(self, unit: memoryview) -> None:
-        kind = _nal_type(unit)
+        kind = nal_type(unit)
         if kind <= _LAST_VCL:
             self._slices.update(len(unit).to_bytes(8, "big"))
             self._slices.update(unit)
@@ -241,7 +247,7 @@ class _Digest:
         )
 
 
-def _nal_type(unit: bytes | memoryview) -> int:
+def nal_type(unit: bytes | memoryview) -> int:
     """nal_unit_type: six bits after the forbidden zero bit (H.265, 7.3.1.2)."""
     if len(unit) < 2 or unit[0] & 0x80:
         raise ValueError("a NAL unit without a valid header")

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from codecaux.atomic import write_atomic
 from codecaux.errors import InputError, LpipsUnavailableError
+from codecaux.folders import cache_dir
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
     "OFFICIAL",
     "Checkpoint",
     "LpipsSource",
-    "cache_dir",
     "content_sha256",
     "download_lpips",
     "locate_lpips_weights",
@@ -91,12 +91,6 @@ OFFICIAL: Mapping[str, LpipsSource] = {
         "62174e3bcf82248fcaf14ad0d872239a8b7e5ffcc7161285d976b7e442ea1cdc",
     ),
 }
-
-
-def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/codecaux, else ~/.cache/codecaux. Not created here."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "codecaux"
 
 
 def locate_lpips_weights(

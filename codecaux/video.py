@@ -6,7 +6,7 @@ time base, rates are Fractions. Sample values are as decoded (8 bit in uint8, mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["ChromaLocation", "ClipInfo", "Colour", "Frame", "Geometry", "Matrix", "VideoFormat"]
+__all__ = [
+    "ChromaLocation",
+    "ClipInfo",
+    "Colour",
+    "Frame",
+    "Geometry",
+    "Matrix",
+    "VideoFormat",
+    "cropped",
+]
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 ChromaLocation = Literal["left", "center", "topleft"]
@@ -98,6 +107,13 @@ class Frame:
     @property
     def planes(self) -> tuple[SampleArray, SampleArray, SampleArray]:
         return self.y, self.u, self.v
+
+
+def cropped(frame: Frame, format: VideoFormat) -> Frame:
+    """The picture without what it was padded with: the upper left ``format`` of it."""
+    y, u, v = frame.planes
+    chroma = (slice(format.chroma_height), slice(format.chroma_width))
+    return replace(frame, y=y[: format.height, : format.width], u=u[chroma], v=v[chroma])
 
 
 @dataclass(frozen=True, slots=True)

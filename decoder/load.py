@@ -18,19 +18,29 @@ from codecaux.weightsfile import WeightsFile, read_weights
 __all__ = ["enhancer_for", "open_enhancer", "plain_enhancer"]
 
 
-def open_enhancer(stream: Path, weights: Path, *, device: Device, force: bool = False) -> Enhancer:
+def open_enhancer(
+    stream: Path,
+    weights: Path,
+    *,
+    device: Device,
+    force: bool = False,
+    start_sha256: str | None = None,
+) -> Enhancer:
     """Read ``weights``, check that they belong to ``stream``, load them.
 
     Only the stream's start is hashed, so that play begins at once; ``verify`` hashes the whole.
+    ``start_sha256``: of the stream that they are for, where a ladder's index says that and not they
+    themselves (rungs may share weights); None: as they say.
     Raises InputError, the WeightsErrors, and WeightsStreamMismatchError unless ``force``.
     """
     file = read_weights(weights)
     found = hash_start(stream)
-    if found != file.metadata.stream.start_sha256 and not force:
+    expected = start_sha256 or file.metadata.stream.start_sha256
+    if found != expected and not force:
         raise WeightsStreamMismatchError(
-            f"{weights} belongs to another stream: expected one that starts "
-            f"{file.metadata.stream.start_sha256[:16]}, got {found[:16]} ({stream}); "
-            "play the stream plain, find its own weights, or pass --force to see foreign ones"
+            f"{weights} belongs to another stream: expected one that starts {expected[:16]}, got "
+            f"{found[:16]} ({stream}); play the stream plain, find its own weights, or pass "
+            "--force to see foreign ones"
         )
     return enhancer_for(file, probe(stream).format, device, source=str(weights))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from codecaux.decoder.compare import compare_frame
+from codecaux.decoder.ladder_input import SUFFIXES, is_ladder, open_rung
 from codecaux.decoder.muxing import subtitle_codecs, subtitle_names
 from codecaux.decoder.pipeline import (
     FpsPolicy,
@@ -50,6 +52,9 @@ class PlaySettings:
     ``weights`` None: a file beside the stream, if there is one. ``output`` None: a window; "-":
     standard output. ``codec`` and ``crf`` None: by the output's suffix. ``player``: a name or path
     of mpv or ffplay, None for the first on PATH. ``force``: foreign weights are applied.
+    ``rung`` of a ladder (``stream`` is its .m3u8, .mpd or .json): number or height, None for the
+    highest. ``sound``: the file of audio and subtitles, None for the stream itself.
+    ``start_sha256``: see :func:`codecaux.decoder.load.open_enhancer`.
     """
 
     stream: Path
@@ -64,6 +69,9 @@ class PlaySettings:
     fps_policy: FpsPolicy = "slow"
     player: str | None = None
     overwrite: bool = False
+    rung: str | None = None
+    sound: Path | None = None
+    start_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,41 @@ class PlayReport:
 def play(
     settings: PlaySettings, *, open_enhancer: OpenEnhancer | None = None
 ) -> Events[PlayReport]:
-    """Play ``settings.stream``. ``open_enhancer`` replaces how weights are loaded.
+    """Play ``settings.stream``, or a rung of the ladder that it describes. ``open_enhancer``
+    replaces how weights are loaded.
 
     Raises UsageError (output exists or is an input, settings that contradict each other),
     InputError, the WeightsErrors (WeightsStreamMismatchError for foreign weights unless forced),
     ToolErrors, DeviceError. An output file appears whole or not at all.
     """
+    if is_ladder(settings.stream):
+        return (yield from _play_rung(settings, open_enhancer))
+    if settings.rung is not None:
+        raise UsageError(
+            f"expected --rung with a ladder ({', '.join(SUFFIXES)}), got {settings.stream}"
+        )
+    return (yield from _play_stream(settings, open_enhancer))
+
+
+def _play_rung(settings: PlaySettings, open_enhancer: OpenEnhancer | None) -> Events[PlayReport]:
+    """The joined rung, from a folder that is gone afterwards."""
+    _check_output(settings, (settings.stream, settings.weights))
+    with tempfile.TemporaryDirectory(prefix="codecaux-") as folder:
+        opened = open_rung(settings.stream, settings.rung, Path(folder))
+        _check_output(settings, (*opened.parts, opened.weights))
+        yield Notice(f"rung {opened.number} of {opened.count}: {opened.name}")
+        joined = replace(
+            settings,
+            stream=opened.stream,
+            sound=opened.sound,
+            weights=settings.weights or opened.weights,
+            # Weights that the user names must say themselves whose they are.
+            start_sha256=None if settings.weights else opened.start_sha256,
+        )
+        return (yield from _play_stream(joined, open_enhancer))
+
+
+def _play_stream(settings: PlaySettings, open_enhancer: OpenEnhancer | None) -> Events[PlayReport]:
     weights = settings.weights or find_weights(settings.stream)
     _check_settings(settings, weights)
     sink = _make_sink(settings)
@@ -149,15 +186,20 @@ class AsCoded:
 
 def _check_settings(settings: PlaySettings, weights: Path | None) -> None:
     """Everything that can be refused before a file is opened."""
-    output = settings.output
     if settings.compare and weights is None:
         raise UsageError(
             "expected weights for --compare, got none, given or beside the stream: there is "
             "nothing to compare with; name the weights file"
         )
+    _check_output(settings, (settings.stream, weights))
+
+
+def _check_output(settings: PlaySettings, sources: Iterable[Path | None]) -> None:
+    """The output file is none of ``sources``, and may be written."""
+    output = settings.output
     if not isinstance(output, Path):
         return
-    for source in (settings.stream, weights):
+    for source in sources:
         if source is not None and _is_same_file(output, source):
             raise UsageError(
                 f"expected an output other than the input, got {output} for both; "
@@ -174,12 +216,13 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _make_sink(settings: PlaySettings) -> Sink:
+    tracks = settings.sound or settings.stream
     if settings.output == "-":
-        return stdout_sink(settings.stdout_format, settings.stream)
+        return stdout_sink(settings.stdout_format, tracks)
     if settings.output is None:
-        return WindowSink(find_player(settings.player), settings.stream)
+        return WindowSink(find_player(settings.player), tracks, title=settings.stream.name)
     codec = choose_codec(settings.output, settings.codec, settings.crf)
-    return FileSink(settings.output, settings.stream, codec)
+    return FileSink(settings.output, tracks, codec)
 
 
 def _open_enhancer(settings: PlaySettings, weights: Path) -> tuple[FrameEnhancer, str]:
@@ -188,7 +231,13 @@ def _open_enhancer(settings: PlaySettings, weights: Path) -> tuple[FrameEnhancer
     from codecaux.device import choose_device
 
     device = choose_device(settings.device)
-    enhancer = open_enhancer(settings.stream, weights, device=device, force=settings.force)
+    enhancer = open_enhancer(
+        settings.stream,
+        weights,
+        device=device,
+        force=settings.force,
+        start_sha256=settings.start_sha256,
+    )
     return enhancer, device.description
 
 
@@ -237,7 +286,7 @@ def _file_notices(target: Path, settings: PlaySettings, output: OutputFormat) ->
             "warning",
         )
     is_mp4 = target.suffix.lower() == ".mp4"
-    codecs = subtitle_codecs(subtitle_names(settings.stream), is_mp4=is_mp4)
+    codecs = subtitle_codecs(subtitle_names(settings.sound or settings.stream), is_mp4=is_mp4)
     if None in codecs:
         yield Notice(
             f"{codecs.count(None)} of {len(codecs)} subtitle streams cannot be stored in "

@@ -92,9 +92,10 @@ class WindowSink:
     us ── NUT ──> ffmpeg (adds the stream's audio) ── NUT ──> player
     """
 
-    def __init__(self, player: Player, stream: Path) -> None:
+    def __init__(self, player: Player, stream: Path, *, title: str | None = None) -> None:
         self._player = player
         self._stream = stream
+        self._title = title or stream.name
         self._feed: NutFeed | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: IO[bytes] | None = None
@@ -141,7 +142,7 @@ class WindowSink:
         self._drop_messages()
 
     def _start_player(self, output: OutputFormat) -> subprocess.Popen[bytes]:
-        arguments = player_arguments(self._player, output, self._stream.name)
+        arguments = player_arguments(self._player, output, self._title)
         command = [str(self._player.path), *arguments]
         try:
             return subprocess.Popen(

@@ -26,6 +26,7 @@ from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
 from codecaux.encoder.fit import FitResult, FitTask, fit
+from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
@@ -55,7 +56,7 @@ from codecaux.temporal import find_flow
 from codecaux.video import Frame, Geometry
 from codecaux.weightsfile import WeightsFile, pack, read_weights
 
-__all__ = ["EncodeResult", "encode"]
+__all__ = ["EncodeResult", "check_encode", "encode"]
 
 BICUBIC, ENHANCED = "bicubic", "enhanced"
 Result = TypeVar("Result")
@@ -74,21 +75,22 @@ class EncodeResult:
     num_frames: int
 
 
-def encode(settings: EncodeSettings) -> Events[EncodeResult]:
+def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[EncodeResult]:
     """Make ``settings.output`` and ``settings.weights``; both appear whole or not at all.
+
+    ``head``: what is there already, for whoever makes many encodes of one title.
 
     Interrupted at any moment, the same settings with ``resume`` go on. Raises the errors of its
     stages; see :mod:`codecaux.errors`.
     """
-    _check_paths(settings)
-    _check_settings(settings)
+    check_encode(settings)
     ffmpeg = find_ffmpeg()
     check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
     work = open_work_dir(settings)
     yield Notice(f"device: {device.description}")
     clock = _Clock()
-    job = _Job(settings, ffmpeg, device, work)
+    job = _Job(settings, ffmpeg, device, work, head or HeadStart())
     try:
         source = yield from clock.watch(job.prepare())
         yield from clock.watch(job.stream(source))
@@ -110,6 +112,12 @@ def encode(settings: EncodeSettings) -> Events[EncodeResult]:
         device=device.description,
         num_frames=source.num_frames,
     )
+
+
+def check_encode(settings: EncodeSettings) -> None:
+    """Refuse at once what an encode of ``settings`` would refuse: UsageError, InputError."""
+    _check_paths(settings)
+    _check_settings(settings)
 
 
 def _check_paths(settings: EncodeSettings) -> None:
@@ -189,6 +197,7 @@ class _Job:
     ffmpeg: Ffmpeg
     device: Device
     work: WorkDir
+    head: HeadStart
 
     @property
     def _config(self) -> SrUnetConfig:
@@ -199,9 +208,11 @@ class _Job:
         return self.settings.base or default_base_id(self._config)
 
     def prepare(self) -> Events[PreparedSource]:
-        source = yield from prepare(
-            self.settings.input, self.settings.source, self.work.path, ffmpeg=self.ffmpeg
-        )
+        source = self.head.source
+        if source is None:
+            source = yield from prepare(
+                self.settings.input, self.settings.source, self.work.path, ffmpeg=self.ffmpeg
+            )
         self.work.bind(source.fingerprint)
         return source
 
@@ -227,8 +238,8 @@ class _Job:
         yield StageStarted("fit", None, "steps")
         task = yield from self._task(bank, check)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
-        per_byte = price.per_byte(self.work.stream.stat().st_size)
-        task = replace(task, price=per_byte, scenes=scenes)
+        per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
+        task = replace(task, price=per_byte, scenes=scenes, start=self.head.weights)
         fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
         write_atomic(self.work.weights, pack(self._file(source, fitted)))
         yield StageDone("fit", time.monotonic() - started)

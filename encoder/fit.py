@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -94,7 +95,8 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
         total = state.total_steps
     plan = _plan(task, total)
     if state is None or state.phase == "float":
-        floats = FloatParameters(task.config, base, _first_steps(task, base, start))
+        warm = None if task.start is None else _to_device(task.start, task.device.torch_device)
+        floats = FloatParameters(task.config, base, _first_steps(task, base, start), warm)
         loop = Loop(task, floats, "float", Span(plan.float_steps, 0, total), checkpoint)
         yield from loop.run(state)
         weights = {name: value.detach() for name, value in floats.merged().items()}
@@ -141,7 +143,9 @@ def _scene_plan(task: FitTask, plan: _Plan) -> ScenePlan:
     return ScenePlan(task.scenes, steps, plan.shared, plan.total)
 
 
-def _to_device(arrays: NumpyWeights, device: torch.device) -> dict[str, Tensor]:
+def _to_device(
+    arrays: Mapping[str, npt.NDArray[np.float32]], device: torch.device
+) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,7 +46,8 @@ class FitTask:
     ``check``: patches that stand for the whole title evenly, on which choices are compared (None:
     the first of ``bank``). ``price``: loss that one more byte of stream would save, what a byte of
     weights has to be worth (0: bytes cost nothing). ``scenes``: ranges of frames that may have sets
-    of their own, where there are two or more.
+    of their own, where there are two or more. ``start``: merged weights that the float phase starts
+    from (None: the base's); what is sent stays the difference to the base.
     """
 
     config: SrUnetConfig
@@ -56,6 +59,7 @@ class FitTask:
     check: PatchBank | None = None
     price: float = 0.0
     scenes: tuple[Scene, ...] = ()
+    start: Mapping[str, npt.NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

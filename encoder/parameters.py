@@ -44,20 +44,21 @@ class Parameters(Protocol):
 
 
 class FloatParameters:
-    """The paper's re-parameterised blocks, starting as ``start``.
+    """The paper's re-parameterised blocks, starting as ``start`` (None: as ``base``).
 
-    steps: what the merged weights' differences to ``start`` would be rounded to, for the estimate
+    steps: what the merged weights' differences to ``base`` would be rounded to, for the estimate
     of their bits; empty: no estimate.
     """
 
     def __init__(
         self,
         config: SrUnetConfig,
-        start: Mapping[str, Tensor],
+        base: Mapping[str, Tensor],
         steps: Mapping[str, float] | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._form = TrainingForm(config, start)
-        self._start, self._steps = start, steps or {}
+        self._form = TrainingForm(config, base if start is None else start)
+        self._base, self._steps = base, steps or {}
 
     @property
     def latents(self) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ class FloatParameters:
         if not self._steps:
             return None
         merged = self.merged()
-        moved = {name: merged[name] - self._start[name] for name in self._steps}
+        moved = {name: merged[name] - self._base[name] for name in self._steps}
         return _rate_bits(moved, self._steps)
 
 

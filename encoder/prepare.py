@@ -41,7 +41,7 @@ from codecaux.ffmpeg import BytesLike, Ffmpeg, file_argument, find_ffmpeg, itera
 from codecaux.probe import matrix_of, probe
 from codecaux.video import ClipInfo, Colour, VideoFormat
 
-__all__ = ["PreparedSource", "SourceOptions", "prepare"]
+__all__ = ["PreparedSource", "SourceOptions", "lossless_arguments", "prepare"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -319,6 +319,11 @@ def _mezzanine_arguments(job: _Job, output: Path) -> list[str]:
     video = ffmpeg_python.input(name, **options)["V:0"]
     for filter_name, arguments in job.filters:
         video = video.filter(filter_name, **dict(arguments))
+    return lossless_arguments(video, output)
+
+
+def lossless_arguments(video: Any, output: Path) -> list[str]:
+    """ffmpeg's command line that writes a filtered ``video`` as a mezzanine. Pure."""
     # FFV1 takes limited range only, and ffmpeg would squeeze the values to suit it: they pass under
     # a false flag, and ``PreparedSource.info`` keeps the true one.
     video = video.filter("setparams", range="limited")

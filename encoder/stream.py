@@ -24,13 +24,14 @@ import numpy as np
 from codecaux.atomic import atomic_path
 from codecaux.encoder.convert import Filter
 from codecaux.encoder.mux import TrackPlan, plan_tracks
+from codecaux.encoder.padding import padded, timed
 from codecaux.encoder.prepare import PreparedSource
 from codecaux.encoder.x265 import check_parameter
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
 from codecaux.frames import decode_pictures
-from codecaux.video import Colour, Geometry, VideoFormat
+from codecaux.video import Colour, Geometry
 
 __all__ = [
     "CONTAINERS",
@@ -39,6 +40,7 @@ __all__ = [
     "TUNINGS",
     "StreamResult",
     "StreamSettings",
+    "coded_pictures",
     "encode_stream",
     "picture_filters",
     "timescale_of",
@@ -84,8 +86,7 @@ class StreamSettings:
 
     ``crf`` 0..51 (x265's constant rate factor), ``scale`` source size / coded size,
     ``downscale`` one of DOWNSCALERS, ``tuning`` one of TUNINGS, ``keyint`` the most frames between
-    random access points
-    (None: x265's default, 250), ``threads`` x265's pool (0: all cores; the result is the same).
+    random access points (None: x265's 250), ``threads`` x265's pool (0: all cores, same result).
     Raises UsageError otherwise.
     """
 
@@ -171,11 +172,8 @@ def stream_arguments(
 ) -> list[str]:
     """ffmpeg's command line without the program. Pure."""
     video, others = _inputs(source, tracks)
-    video = _padded(_timed(video, source), source.info.format, geometry)
-    for name, arguments in picture_filters(source, settings, geometry):
-        video = video.filter(name, **dict(arguments))
     written = ffmpeg_python.output(
-        video,
+        coded_pictures(video, source, settings, geometry),
         *others,
         file_argument(output),
         **_video_options(source, settings),
@@ -201,6 +199,16 @@ def _inputs(source: PreparedSource, tracks: TrackPlan) -> tuple[Any, list[Any]]:
     return pictures["V:0"], [original[specifier] for specifier in specifiers]
 
 
+def coded_pictures(
+    video: Any, source: PreparedSource, settings: StreamSettings, geometry: Geometry
+) -> Any:
+    """The source's pictures (a node of ffmpeg-python) timed, padded, scaled and tagged."""
+    video = padded(timed(video, source), source.info.format, geometry)
+    for name, arguments in picture_filters(source, settings, geometry):
+        video = video.filter(name, **dict(arguments))
+    return video
+
+
 def picture_filters(
     source: PreparedSource, settings: StreamSettings, geometry: Geometry
 ) -> tuple[Filter, ...]:
@@ -216,48 +224,6 @@ def picture_filters(
     aspect = source.info.sample_aspect_ratio
     filters.append(("setsar", (("sar", f"{aspect.numerator}/{aspect.denominator}"),)))
     return tuple(filters)
-
-
-def _timed(video: Any, source: PreparedSource) -> Any:
-    """A file without timestamps: one frame per tick."""
-    if source.is_excerpt:
-        first = source.first_frame
-        video = video.filter(
-            "trim", start_frame=str(first), end_frame=str(first + source.num_frames)
-        )
-        video = video.filter("setpts", expr="PTS-STARTPTS")
-    if source.has_timestamps:
-        return video
-    tick = source.info.time_base
-    counted = video.filter("settb", expr=f"{tick.numerator}/{tick.denominator}")
-    return counted.filter("setpts", expr="N")
-
-
-def _padded(video: Any, layout: VideoFormat, geometry: Geometry) -> Any:
-    """Pad to the geometry's size, edges replicated.
-
-    ffmpeg's pad cuts the last line of an odd 4:2:0 picture, so there each plane is padded alone.
-    """
-    width, height = geometry.padded_width, geometry.padded_height
-    if (width, height) == (layout.width, layout.height):
-        return video
-    if layout.width % 2 == layout.height % 2 == 0:
-        return _pad(video, (layout.width, layout.height), (width, height))
-    planes = video.filter_multi_output("extractplanes", planes="y+u+v")
-    chroma = (layout.chroma_width, layout.chroma_height), (width // 2, height // 2)
-    luma = (layout.width, layout.height), (width, height)
-    parts = [_pad(planes[index], *size) for index, size in enumerate((luma, chroma, chroma))]
-    return ffmpeg_python.filter(
-        parts, "mergeplanes", map1p="0", map1s="1", map2p="0", map2s="2", format=layout.pixel_format
-    )
-
-
-def _pad(picture: Any, size: tuple[int, int], padded: tuple[int, int]) -> Any:
-    if size == padded:
-        return picture
-    right, bottom = padded[0] - size[0], padded[1] - size[1]
-    larger = picture.filter("pad", width=str(padded[0]), height=str(padded[1]), x="0", y="0")
-    return larger.filter("fillborders", right=str(right), bottom=str(bottom), mode="smear")
 
 
 def _scale_options(colour: Colour, settings: StreamSettings, geometry: Geometry) -> dict[str, str]:

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from codecaux.architecture import SrUnetConfig, parameter_shapes
+from codecaux.encoder.prepare import SourceOptions, prepare
+from codecaux.encoder.stream import StreamSettings, encode_stream
+from codecaux.errors import FitError
+from codecaux.events import Events, Progress, drain
 from codecaux.ffmpeg import Ffmpeg, file_argument, find_ffmpeg, run_ffmpeg
+from codecaux.hevc import hash_stream
+from codecaux.ladders.fallback import FallbackSettings, encode_fallback
+from codecaux.ladders.gops import rung_x265_params
+from codecaux.ladders.package import PackageSettings, package
+from codecaux.ladders.points import OperatingPoint
+from codecaux.ladders.probes import Probe, Prober
+from codecaux.ladders.rungs import AudioTrack, Rung
+from codecaux.probe import probe
+from codecaux.quantise import QuantisedTensor
+from codecaux.rate import Rate
+from codecaux.scores import POOLS
+from codecaux.weightsfile import WeightSet, WeightsFile, WeightsMetadata, pack
 
 MakeClip = Callable[..., Path]
 
@@ -210,6 +230,64 @@ def clip_truncated(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
+@dataclass
+class FakeProbes:
+    """What stands in for the making of probes: scores fall and rates halve as the CRF rises.
+
+    ``made``: every probe that was made, with the CRF that it started from. ``fails``: probes that
+    raise FitError. ``vmaf`` (CRF, scale) -> VMAF v1 of ours.
+    """
+
+    made: list[tuple[Probe, float | None]] = field(default_factory=list)
+    fails: set[Probe] = field(default_factory=set)
+    vmaf: Callable[[float, Fraction], float] = lambda crf, scale: (
+        112.0 - crf - 2.0 * (float(scale) - 1.0)
+    )
+
+    def point(self, prober: Prober, probe: Probe) -> OperatingPoint:
+        title = prober.title
+        is_ours = probe.family == "ours"
+        scale = probe.scale if is_ours else Fraction(1)
+        quality = self.vmaf(probe.crf, scale) - (0.0 if is_ours else 1.5)
+        kbps = 4000 * 2 ** ((18 - probe.crf) / 6) / float(scale) ** 1.2
+        values = {"vmaf_v1": quality, "vmaf_v061": quality - 1, "vmaf_v061_neg": quality - 3}
+        values |= {"lpips": (100 - quality) / 100, "psnr_y_db": quality / 2.5, "ssim": 0.9}
+        shown = {metric: dict.fromkeys(POOLS, value) for metric, value in values.items()}
+        lower = {m: {p: v - 2 * (m != "lpips") for p, v in by.items()} for m, by in shown.items()}
+        stream_bytes = round(kbps * 125 * title.sample_seconds)
+        return OperatingPoint(
+            family=probe.family,
+            crf=probe.crf,
+            scale=scale,
+            net=prober.settings.net if is_ours else "",
+            coded_width=int(title.width / scale),
+            coded_height=int(title.height / scale),
+            rate=Rate(stream_bytes, 4000 * is_ours, title.sample_seconds),
+            title_seconds=title.duration_seconds,
+            plain=lower if is_ours else shown,
+            enhanced=shown,
+        )
+
+    def make(
+        self, prober: Prober, probe: Probe, start: Probe | None, folder: Path
+    ) -> Events[tuple[OperatingPoint, bytes]]:
+        if probe in self.fails:
+            raise FitError("the fit diverged twice; try another --seed")
+        self.made.append((probe, None if start is None else start.crf))
+        yield Progress("fit", 1, 1, "steps", 0.01)
+        return self.point(prober, probe), b"weights" * (probe.family == "ours")
+
+
+@pytest.fixture
+def fake_probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeProbes:
+    """No probe is really made; the cache is a folder of the test's own."""
+    fake = FakeProbes()
+    for name in ("_ours", "_x265"):
+        monkeypatch.setattr(Prober, name, lambda *arguments: fake.make(*arguments))
+    monkeypatch.setenv("CODECAUX_CACHE", str(tmp_path / "cache"))
+    return fake
+
+
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """Folder of real footage: $CODECAUX_CLIPS, else ../shared/clips beside the repository."""
@@ -218,3 +296,90 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip("no real clips here; set CODECAUX_CLIPS to a folder of them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ladder_parts(make_clip: MakeClip, tmp_path_factory: pytest.TempPathFactory) -> LadderParts:
+    """Finished rungs of one title: 128x72, 85 frames at 25 fps with a cut, AAC sound, segments of
+    1 s; made-up weights that two rungs of 64x36 share.
+    """
+    folder = tmp_path_factory.mktemp("rungs")
+    sound = ("-f", "lavfi", "-t", "3.4", "-i", "sine=frequency=440:sample_rate=48000")
+    clip = make_clip(
+        "ladder.mkv",
+        size=(128, 72),
+        fps="25",
+        frames=85,
+        # Another picture from frame 35 on: x265 would like a keyframe there.
+        filters="negate=enable='gte(n,35)',"
+        "setparams=range=limited:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
+        inputs=sound,
+        options=("-c:a", "aac"),
+    )
+    return make_ladder_parts(clip, folder)
+
+
+@dataclass(frozen=True)
+class LadderParts:
+    """``low`` and ``middle`` share ``weights``, which were made for ``middle``."""
+
+    source: Path
+    low: Path
+    middle: Path
+    high: Path
+    fallback: Path
+    weights: Path
+
+
+def make_ladder_parts(clip: Path, folder: Path) -> LadderParts:
+    ffmpeg, second = find_ffmpeg(), Fraction(1)
+    source = drain(prepare(clip, SourceOptions(), folder / "work"))
+    streams = {}
+    for name, crf, scale in (("low", 42, 2), ("middle", 30, 2), ("high", 30, 1)):
+        params = rung_x265_params(source.info.average_fps, second, max_kbps=400)
+        settings = StreamSettings(crf, "superfast", Fraction(scale), x265_params=params)
+        streams[name] = folder / f"{name}.mp4"
+        drain(encode_stream(source, settings, streams[name], ffmpeg))
+    fallback = FallbackSettings(segment_seconds=second, preset="superfast", max_kbps=400)
+    drain(encode_fallback(source, fallback, folder / "h264.mp4", ffmpeg))
+    weights = write_random_weights(streams["middle"], folder / "shared.weights", (128, 72), 85)
+    return LadderParts(clip, **streams, fallback=folder / "h264.mp4", weights=weights)
+
+
+def write_random_weights(stream: Path, path: Path, shown: tuple[int, int], frames: int) -> Path:
+    """Weights of the smallest net there is, large enough to change the picture."""
+    config = SrUnetConfig("test", (2, 2, 2, 2), (1, 1, 1, 1, 1, 1, 1), Fraction(2))
+    info, rng = probe(stream), np.random.default_rng(5)
+    tensors = {
+        name: QuantisedTensor(rng.integers(-3, 4, shape).astype(np.int32), 0.03125)
+        for name, shape in parameter_shapes(config).items()
+    }
+    metadata = WeightsMetadata(
+        architecture=config,
+        source_width=shown[0],
+        source_height=shown[1],
+        num_frames=frames,
+        bit_depth=info.format.bit_depth,
+        colour=info.format.colour,
+        stream=hash_stream(stream),
+    )
+    path.write_bytes(pack(WeightsFile(metadata, (WeightSet(0, None, tensors),))))
+    return path
+
+
+@pytest.fixture(scope="session")
+def ladder(ladder_parts: LadderParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``ladder_parts`` packaged; treat as read-only."""
+    folder = tmp_path_factory.mktemp("ladders") / "title"
+    drain(package(*rungs_of(ladder_parts), folder, PackageSettings(Fraction(1))))
+    return folder
+
+
+def rungs_of(parts: LadderParts) -> tuple[list[Rung], list[AudioTrack]]:
+    rungs = [
+        Rung(parts.high),
+        Rung(parts.fallback),
+        Rung(parts.middle, parts.weights),
+        Rung(parts.low, parts.weights),
+    ]
+    return rungs, [AudioTrack(parts.middle, name="Sine", language="en")]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from codecaux.atomic import atomic_path, write_atomic
+from codecaux.atomic import atomic_folder, atomic_path, write_atomic
 from codecaux.errors import InputError, UsageError
 
 
@@ -63,3 +64,34 @@ def test_long_names_fit(tmp_path: Path) -> None:
     final = tmp_path / ("x" * 240 + ".mp4")
     write_atomic(final, b"x")
     assert final.read_bytes() == b"x"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    with atomic_folder(final) as staging:
+        (staging / "a").write_text("new")
+        assert not final.exists()
+    assert (final / "a").read_text() == "new"
+    with pytest.raises(UsageError, match="not empty"), atomic_folder(final):
+        pass
+    with pytest.raises(KeyboardInterrupt), atomic_folder(final, overwrite=True):
+        raise KeyboardInterrupt
+    assert [path.name for path in final.iterdir()] == ["a"]
+    with pytest.raises(InputError, match="disk is full"), atomic_folder(final, overwrite=True):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with atomic_folder(final, overwrite=True) as staging:
+        (staging / "b").write_text("newer")
+    assert [path.name for path in final.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_needs_a_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="create it first"), atomic_folder(tmp_path / "no" / "x"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="the file"), atomic_folder(tmp_path / "file"):
+        pass
+    (tmp_path / "empty").mkdir()
+    with atomic_folder(tmp_path / "empty") as staging:
+        (staging / "a").write_text("")
+    assert (tmp_path / "empty" / "a").exists()

@@ -1,4 +1,4 @@
-"""The rate-distortion benchmark: the laws of its curves, what it compares, one small run."""
+"""The rate-distortion benchmark: what it compares, one small run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.stream import StreamSettings
@@ -41,84 +38,8 @@ def modules() -> Iterator[Callable[[str], Any]]:
 
 
 @pytest.fixture(scope="module")
-def curves(modules: Callable[[str], Any]) -> Any:
-    return modules("rd_curves")
-
-
-@pytest.fixture(scope="module")
 def tables(modules: Callable[[str], Any]) -> Any:
     return modules("rd_tables")
-
-
-# ----------------------------------------------------------------------------------------- curves
-
-# Tenths and whole numbers: points that differ by a rounding error only are not what is tested.
-_RATES = st.integers(1, 10**6).map(lambda tenths: tenths / 10)
-_CLOUDS = st.lists(st.tuples(_RATES, st.integers(-1000, 1000)), min_size=1, max_size=20)
-
-
-@given(_CLOUDS)
-def test_hull_is_a_rising_subset_below_which_everything_lies(
-    curves: Any, cloud: list[tuple[float, int]]
-) -> None:
-    points = [curves.RdPoint(rate, float(quality)) for rate, quality in cloud]
-    front, hull = curves.pareto(points), curves.convex_hull(points)
-    assert set(hull) <= set(front) <= set(points)
-    for curve in (front, hull):
-        assert all(a.kbps < b.kbps and a.quality < b.quality for a, b in pairwise(curve))
-    assert curves.pareto(front) == front
-    assert curves.convex_hull(hull) == hull
-    # The ends: the best of the cheapest, and the cheapest of the best.
-    assert hull[0].kbps == min(point.kbps for point in points)
-    assert hull[-1].quality == max(point.quality for point in points)
-    xs, ys = [p.kbps for p in hull], [p.quality for p in hull]
-    for point in points:
-        # 1e-9 of a span of 2000: rounding.
-        assert point.quality <= np.interp(point.kbps, xs, ys) + 2e-6
-
-
-def test_hull_by_hand(curves: Any) -> None:
-    # Of 2, 4, 8 kb/s: 36 lies on the line between 30 and 48, and is left out; 37 does not.
-    for middle, kept in ((36.0, 2), (37.0, 3)):
-        points = [curves.RdPoint(2.0, 30.0), curves.RdPoint(4.0, middle), curves.RdPoint(8.0, 48.0)]
-        assert len(curves.convex_hull(points)) == kept
-    dominated = curves.RdPoint(9.0, 47.0)
-    assert dominated not in curves.pareto([*points, dominated])
-
-
-@st.composite
-def _rising(draw: st.DrawFn) -> list[tuple[float, float]]:
-    """Rates and qualities that both rise, in steps that are not tiny."""
-    count = draw(st.integers(2, 8))
-    steps = st.lists(st.floats(0.05, 1.0), min_size=count, max_size=count)
-    rates, qualities = np.cumsum(draw(steps)), np.cumsum(draw(steps))
-    return list(zip((100 * np.exp(rates)).tolist(), (50 + 5 * qualities).tolist(), strict=True))
-
-
-@given(_rising(), st.floats(0.2, 5.0))
-def test_bd_rate_of_a_scaled_curve_is_the_scale(
-    curves: Any, curve: list[tuple[float, float]], factor: float
-) -> None:
-    plain = [curves.RdPoint(*pair) for pair in curve]
-    scaled = [curves.RdPoint(factor * rate, quality) for rate, quality in curve]
-    assert curves.bd_rate(plain, plain).percent == 0.0
-    found = curves.bd_rate(plain, scaled)
-    # 1e-6 of 400 %: the rounding of an integral of splines.
-    assert found.percent == pytest.approx((factor - 1) * 100, abs=4e-4)
-    assert (found.low, found.high) == (plain[0].quality, plain[-1].quality)
-
-
-def test_bd_rate_needs_two_points_and_half_the_narrower_range(curves: Any) -> None:
-    def line(low: float, high: float) -> list[Any]:
-        return [curves.RdPoint(10.0 * 2 ** (q / 10), q) for q in (low, (low + high) / 2, high)]
-
-    assert curves.bd_rate(line(50, 90), line(50, 90)[:1]) is None
-    # The narrower range is 20 wide: 9.9 in common is too little, 10 is enough.
-    assert curves.bd_rate(line(50, 90), line(80.1, 100.1)) is None
-    found = curves.bd_rate(line(50, 90), line(80, 100))
-    assert found is not None
-    assert (found.low, found.high) == (80, 90)
-    assert found.percent == pytest.approx(0.0, abs=1e-9)  # both lie on one line
 
 
 # ----------------------------------------------------------------------------------------- tables

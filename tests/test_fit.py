@@ -196,3 +196,21 @@ def test_rounding_passes_gradients_straight_through() -> None:
     (merged * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
     torch.testing.assert_close(rounded.latents["a"].grad, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert rounded.quantised()["a"].values.tolist() == [0, 1, -2, 2]
+
+
+def test_a_warm_start_goes_on_from_there_and_sends_the_difference_to_the_base(
+    bank: PatchBank, tmp_path: Path
+) -> None:
+    cold = _task(bank, replace(SETTINGS, steps=100, learning_rate=4e-3))
+    first = drain(fit(cold, Checkpoint(tmp_path / "first"), 10))
+    base = get_base(GENERATED_BASE_ID, TINY)
+    start = reconstruct(first.sets[0].tensors, base, TINY)
+    few = replace(SETTINGS, steps=20)
+    from_base = drain(fit(_task(bank, few), Checkpoint(tmp_path / "base"), 10))
+    warm = drain(fit(replace(_task(bank, few), start=start), Checkpoint(tmp_path / "warm"), 10))
+    errors = [_error(cold, result)[1] for result in (from_base, warm)]
+    # 20 steps from the base are far from the 100 that the warm start has behind it.
+    assert errors[1] < 0.9 * errors[0]
+    shown = reconstruct(warm.sets[0].tensors, base, TINY)
+    name = max(start, key=lambda name: float(np.square(start[name] - base[name]).sum()))
+    assert np.square(shown[name] - start[name]).sum() < np.square(shown[name] - base[name]).sum()

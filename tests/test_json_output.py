@@ -47,7 +47,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
-    "object": (dict,),
+    "object": (dict, list),
     "null": (type(None),),
 }
 
@@ -127,8 +127,13 @@ def run_json(
 
 
 def test_every_command_keeps_the_contract(
-    clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clip: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CODECAUX_CACHE", str(tmp_path / "cache"))
     stream, weights, shown = (tmp_path / n for n in ("t.mp4", "t.weights", "shown.mkv"))
     fast = ("--net", "tiny", "--steps", "12", "--objective", "fidelity", "--preset", "ultrafast")
     tiny = ("--net", "tiny", "--steps", "2", "--batch", "1", "--jobs", "1", "--preset", "ultrafast")
@@ -140,6 +145,8 @@ def test_every_command_keeps_the_contract(
         ("inspect", weights),
         ("verify", stream, weights),
         ("pretrain", photos, "-o", tmp_path / "base.safetensors", *tiny),
+        ("curve", clip, "--crf", "34", "--scales", "2", *fast),
+        ("cache", "list"),
         ("doctor",),
     ):
         code, events = run_json(capsys, command, *arguments)

@@ -28,11 +28,25 @@ if TYPE_CHECKING:
     from codecaux.encoder.prepare import SourceOptions
     from codecaux.encoder.settings import EncodeSettings
 
-__all__ = ["encode", "settings_from_options"]
+__all__ = [
+    "AUTO",
+    "NETS",
+    "OBJECTIVES",
+    "POOL_NAMES",
+    "encode",
+    "making_options",
+    "print_result",
+    "probing_options",
+    "result_fields",
+    "settings_from_options",
+]
 
 # The names that codecaux.architecture and codecaux.encoder.objective know; a test compares.
 NETS = ("light", "full", "tiny")
+AUTO = "auto"
 OBJECTIVES = ("balanced", "fidelity", "perceptual")
+# Those of codecaux.scores.
+POOL_NAMES = ("mean", "harmonic", "p5", "min")
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -44,6 +58,78 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
     return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
 
 
+_MAKING = (
+    _setting("--preset", field="stream.preset", help="x265's preset."),
+    _setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler."),
+    _setting(
+        "--tuning",
+        metavar="network|none",
+        field="stream.tuning",
+        help="x265's options for a network.",
+    ),
+    _setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265."),
+    _setting("--net", type=click.Choice(NETS), field="net", help="The network's size."),
+    _setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain."),
+    _setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes."),
+    _setting("--minutes", type=float, field="fit.minutes", help="Time for the fit."),
+    _setting(
+        "--objective",
+        type=click.Choice(OBJECTIVES),
+        field="fit.objective",
+        help="What the fit is for.",
+    ),
+    _setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit."),
+    _setting(
+        "--bank-mib",
+        type=click.IntRange(min=16),
+        field="fit.bank_bytes",
+        unit=1 << 20,
+        help="Memory for patches, in MiB.",
+    ),
+    click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt."),
+    click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT."),
+    click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p."),
+    click.option("--deinterlace", is_flag=True, help="For an interlaced INPUT."),
+    click.option("--to-420", is_flag=True, help="For a 4:2:2, 4:4:4 or RGB INPUT."),
+)
+_PROBING = (
+    click.option("--pool", type=click.Choice(POOL_NAMES), help="Of frames' scores  [mean]"),
+    click.option(
+        "--sample-seconds",
+        type=float,
+        cls=SettingOption,
+        setting="codecaux.ladders.settings:SamplingSettings.seconds",
+        help="Of each sample of a long title.",
+    ),
+    click.option("--samples", type=int, help="Of a long title  [one per 10 minutes]"),
+    click.option("--no-cache", is_flag=True, help="Take no probe from the cache, keep none."),
+)
+
+
+def making_options(function: Function) -> Function:
+    """The options that say how a title is read, coded and fitted, but for CRF and scale."""
+    for option in reversed(_MAKING):
+        function = option(function)
+    return function
+
+
+def probing_options(function: Function) -> Function:
+    """The options of everything that probes a title."""
+    for option in reversed(_PROBING):
+        function = option(function)
+    return function
+
+
+def check_untargeted(options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing without --target."""
+    if options["scale"] == AUTO:
+        raise click.UsageError("--scale auto needs a --target to choose by")
+    for name in ("pool", "sample_seconds", "samples"):
+        if options[name] is not None:
+            text = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{text} is for probes, and there are none without --target")
+
+
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
@@ -51,33 +137,21 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
 )
 @click.option("--weights", type=file_path(), help="Weights  [default: OUT's name with .weights]")
 @_setting("--crf", type=float, field="stream.crf", help="x265's quality, 0 (best) to 51.")
-@_setting("--scale", metavar="2|1.5|1", field="stream.scale", help="Source size / coded size.")
-@_setting("--preset", field="stream.preset", help="x265's preset.")
-@_setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler.")
 @_setting(
-    "--tuning", metavar="network|none", field="stream.tuning", help="x265's options for a network."
+    "--scale",
+    metavar="2|1.5|1|auto",
+    field="stream.scale",
+    help="Source size / coded size; auto: the cheapest, with --target.",
 )
-@_setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265.")
-@_setting("--net", type=click.Choice(NETS), field="net", help="The network's size.")
-@_setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain.")
-@_setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes.")
-@_setting("--minutes", type=float, field="fit.minutes", help="Time for the fit.")
-@_setting(
-    "--objective", type=click.Choice(OBJECTIVES), field="fit.objective", help="What the fit is for."
+@click.option(
+    "--target",
+    "targets",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Find the CRF: vmaf=94, neg=, v0=, lpips=0.1, psnr=38, size=40MB, rate=3M.",
 )
-@_setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit.")
-@_setting(
-    "--bank-mib",
-    type=click.IntRange(min=16),
-    field="fit.bank_bytes",
-    unit=1 << 20,
-    help="Memory for patches, in MiB.",
-)
-@click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt.")
-@click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT.")
-@click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p.")
-@click.option("--deinterlace", is_flag=True, help="For an interlaced INPUT.")
-@click.option("--to-420", is_flag=True, help="For a 4:2:2, 4:4:4 or RGB INPUT.")
+@probing_options
+@making_options
 @click.option("--resume", is_flag=True, help="Go on where the same command was interrupted.")
 @lpips_option
 @device_option
@@ -89,7 +163,14 @@ def encode(json_output: bool, quiet: bool, **options: Any) -> None:
 
     INPUT is anything ffmpeg reads, raw yuv with --size, --fps and --pix-fmt, or - for y4m on
     stdin. Prints what the weights gain over plain bicubic, with their bytes counted in the rate.
+    With --target, probes the title for the largest CRF whose enhanced quality meets it.
     """
+    if options["targets"]:
+        from codecaux.cli.target import run_target
+
+        run_target(options, json_output=json_output, quiet=quiet)
+        return
+    check_untargeted(options)
     settings = settings_from_options(options)
     session = current_session()
     if options["source"] != Path(STDIO):
@@ -100,9 +181,9 @@ def encode(json_output: bool, quiet: bool, **options: Any) -> None:
 
     with open_renderer("encode", json_output=json_output, quiet=quiet) as renderer:
         result = follow(run_encode(settings), renderer)
-        renderer.result(result_fields(result))
+        renderer.result(result_fields(result) | {"target": None})
     if not json_output:
-        _print_result(result)
+        print_result(result)
 
 
 def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
@@ -209,7 +290,8 @@ def result_fields(result: EncodeResult) -> dict[str, Any]:
     }
 
 
-def _print_result(result: EncodeResult) -> None:
+def print_result(result: EncodeResult) -> None:
+    """The table of what was gained, the times, the files."""
     from codecaux.cli.render import format_seconds
     from codecaux.cli.tables import gain_grid, missing_lines, print_grid
 

@@ -37,6 +37,9 @@ COMMANDS: dict[str, str] = {
     "inspect": "codecaux.cli.inspect:inspect",
     "verify": "codecaux.cli.verify:verify",
     "pretrain": "codecaux.cli.pretrain:pretrain",
+    "curve": "codecaux.cli.curve:curve",
+    "ladder": "codecaux.cli.ladder:ladder",
+    "cache": "codecaux.cli.cache:cache",
     "doctor": "codecaux.cli.doctor:doctor",
 }
 

@@ -53,6 +53,7 @@ __all__ = ["play"]
     type=click.Choice(["slow", "bypass"]),
     help="What is late: wait for it, or show it in plain bicubic.",
 )
+@click.option("--rung", help="Of a ladder: 1 for the lowest, or a height  [default: the highest]")
 @click.option("--compare", is_flag=True, help="Plain bicubic left, enhanced right.")
 @click.option("--force", is_flag=True, help="Use weights that belong to another stream.")
 @device_option
@@ -64,6 +65,9 @@ def play(json_output: bool, quiet: bool, **options: Any) -> None:
 
     Without WEIGHTS, a file of the stream's name with .weights is used where there is one; else
     the stream is shown in plain bicubic.
+
+    STREAM may be a ladder in a local folder (master.m3u8, a rung's media.m3u8, manifest.mpd,
+    codecaux.json): the weights are those that it names.
     """
     if json_output and options["output"] == Path(STDIO):
         raise click.UsageError("--json and -o - both want stdout; use one of them")

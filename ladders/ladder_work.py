@@ -1,0 +1,183 @@
+"""The folder of an unfinished ladder, beside its output: what is done stays done.
+
+DIR.codecaux-work/ladder.json    what was asked for; another ladder is not gone on with
+                  rungs/*        finished rungs, each with a record that is written last
+                  *.json         other results
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from codecaux import __version__
+from codecaux.atomic import write_atomic
+from codecaux.encoder.settings import EncodeSettings, identity
+from codecaux.errors import InputError, UsageError
+from codecaux.ladders.ladder_settings import LadderSettings
+
+__all__ = ["LadderWork", "check_output", "open_ladder_work", "work_folder_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class LadderWork:
+    """``path`` is there. A record is written after the files that it tells of, and atomically."""
+
+    path: Path
+
+    @property
+    def rungs(self) -> Path:
+        """Finished rungs, and those in the making."""
+        return self._folder("rungs")
+
+    @property
+    def source(self) -> Path:
+        """What the title had to be converted to, if it had to."""
+        return self._folder("source")
+
+    @property
+    def packaged(self) -> Path:
+        """The ladder, but for its report."""
+        return self.path / "packaged"
+
+    @property
+    def probes(self) -> Path:
+        """A cache of this ladder's own, where the user's is not to be used."""
+        return self._folder("probes")
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What was kept under a name; None where there is nothing that can be read."""
+        try:
+            value = json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def keep(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep JSON values under a name, which may lie in a folder."""
+        write_atomic(self.path / f"{name}.json", json.dumps(value, indent=1).encode())
+
+    def bind(self, content: str) -> None:
+        """Tie the folder to the title's content; InputError where it was another title's."""
+        record = self.record("ladder") or {}
+        if record.setdefault("content", content) != content:
+            raise InputError(
+                f"the source changed since the ladder in {self.path} was interrupted; start again "
+                "without --resume (and with -y)"
+            )
+        self.keep("ladder", record)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+def work_folder_of(output: Path) -> Path:
+    """Beside the output, gone when the ladder is done."""
+    resolved = output.resolve()
+    return resolved.with_name(resolved.name + ".codecaux-work")
+
+
+def check_output(output: Path, source: str, *, overwrite: bool) -> None:
+    """UsageError for a folder that the ladder may not become: refused before the work, not after.
+
+    Replacing it removes all that is in it: it may hold neither the source nor where we are.
+    """
+    resolved = output.resolve()
+    if not resolved.parent.is_dir():
+        raise UsageError(f"expected the folder {output.parent} to exist; create it first")
+    if resolved.exists() and not resolved.is_dir():
+        raise UsageError(f"expected a folder for the ladder, got the file {output}")
+    if not resolved.is_dir() or not any(resolved.iterdir()):
+        return
+    for inside, what in ((Path(source).resolve(), "the source"), (Path.cwd(), "where you are")):
+        if inside.is_relative_to(resolved):
+            raise UsageError(f"{output} holds {what} and cannot be replaced; choose another -o")
+    if not overwrite:
+        raise UsageError(
+            f"{output} is not empty; add -y to replace it, or choose another folder with -o"
+        )
+
+
+def open_ladder_work(
+    output: Path,
+    settings: EncodeSettings,
+    wanted: LadderSettings,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> LadderWork:
+    """The ladder's folder: new, or an interrupted one's where ``resume``.
+
+    UsageError where there is an interrupted one that is neither resumed nor given up
+    (``overwrite``), and where the one to resume was asked for in other words.
+    """
+    work = LadderWork(work_folder_of(output))
+    asked = _identity(settings, wanted)
+    if work.path.exists():
+        if resume:
+            _check_same(work.record("ladder"), asked, work.path)
+            return work
+        if not overwrite:
+            raise UsageError(
+                f"{work.path} holds an interrupted ladder; add --resume to go on with it, or -y to "
+                "start again"
+            )
+        work.remove()
+    try:
+        work.path.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"expected to be able to write in {work.path.parent}, got: {error.strerror}; choose "
+            "another folder with -o"
+        ) from error
+    work.keep("ladder", asked)
+    return work
+
+
+def _identity(settings: EncodeSettings, wanted: LadderSettings) -> dict[str, Any]:
+    """As JSON values. How many processes work on it changes nothing."""
+    asked = {name: _plain(value) for name, value in asdict(wanted).items() if name != "jobs"}
+    record = {"version": __version__, "encode": identity(settings), "ladder": asked}
+    parsed: dict[str, Any] = json.loads(json.dumps(record))
+    return parsed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Fraction) else value
+
+
+def _check_same(found: Mapping[str, Any] | None, asked: Mapping[str, Any], path: Path) -> None:
+    if found is None:
+        raise InputError(
+            f"expected the record of an interrupted ladder in {path}, got none that can be read; "
+            "start again with -y"
+        )
+    known = _flat(found)
+    for key, value in _flat(asked).items():
+        if known.get(key) != value:
+            raise UsageError(
+                f"the interrupted ladder in {path} was started with {key} = {known.get(key)}, now "
+                f"it is {value}; resume with the same settings, or start again with -y"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

@@ -1,0 +1,111 @@
+"""What HLS and DASH both say of a ladder: its tracks, their rates, what goes with what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from codecaux.ladders.codecs import AudioCodec, VideoCodec
+from codecaux.ladders.segments import Track, average_rate, peak_rate
+
+__all__ = ["AudioRendition", "Presentation", "Variant", "VideoRendition"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRendition:
+    """One rung. ``folder`` is also its id; ``weights``: path of its weights file, if any."""
+
+    folder: str
+    codec: VideoCodec
+    track: Track
+    weights: str | None = None
+
+    @property
+    def fps(self) -> Fraction:
+        """Pictures over time: the mean where the rate varies."""
+        return self.track.num_frames / self.track.duration_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRendition:
+    """One audio track. ``language``: BCP 47, "" where not known."""
+
+    folder: str
+    codec: AudioCodec
+    track: Track
+    name: str
+    language: str = ""
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A rung with the audio tracks of one codec (or none): rates are those of both together."""
+
+    video: VideoRendition
+    codecs: str
+    audio_group: str | None
+    peak_bits_per_second: int
+    average_bits_per_second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """All of a ladder. ``videos`` rise in rate, those that are not H.265 come last;
+    ``index_name``: the file that says which weights go with which rung.
+    """
+
+    videos: tuple[VideoRendition, ...]
+    audios: tuple[AudioRendition, ...]
+    index_name: str
+
+    @property
+    def target_seconds(self) -> int:
+        """The target duration: no segment's, rounded to a whole number, is longer."""
+        return max(1, math.floor(self.longest_seconds + Fraction(1, 2)))
+
+    @property
+    def longest_seconds(self) -> Fraction:
+        """Of any segment of any track."""
+        tracks = [video.track for video in self.videos] + [audio.track for audio in self.audios]
+        return max(max(track.seconds) for track in tracks)
+
+    @property
+    def duration_seconds(self) -> Fraction:
+        """Of the pictures."""
+        return max(video.track.duration_seconds for video in self.videos)
+
+    def audio_groups(self) -> dict[str, tuple[AudioRendition, ...]]:
+        """Audio tracks by codec: what stands in one group must be playable by the same players."""
+        groups: dict[str, tuple[AudioRendition, ...]] = {}
+        for audio in self.audios:
+            name = f"audio-{audio.codec.codecs}"
+            groups[name] = (*groups.get(name, ()), audio)
+        return groups
+
+    def variants(self) -> tuple[Variant, ...]:
+        """Every rung with every audio group, rungs in their order."""
+        groups = self.audio_groups()
+        if not groups:
+            return tuple(self._variant(video, None, ()) for video in self.videos)
+        return tuple(
+            self._variant(video, name, audios)
+            for name, audios in groups.items()
+            for video in self.videos
+        )
+
+    def _variant(
+        self, video: VideoRendition, group: str | None, audios: tuple[AudioRendition, ...]
+    ) -> Variant:
+        """Rates of a variant count its most expensive audio track: RFC 8216, 4.3.4.2."""
+        target = self.target_seconds
+        peak = max((peak_rate(audio.track, target) for audio in audios), default=0)
+        average = max((average_rate(audio.track) for audio in audios), default=0)
+        return Variant(
+            video=video,
+            codecs=",".join((video.codec.codecs, *sorted({a.codec.codecs for a in audios}))),
+            audio_group=group,
+            peak_bits_per_second=peak_rate(video.track, target) + peak,
+            average_bits_per_second=average_rate(video.track) + average,
+        )

@@ -1,0 +1,126 @@
+"""The sound of a ladder, and its rung for players without H.265: each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from codecaux.encoder.prepare import PreparedSource
+from codecaux.errors import InputError
+from codecaux.events import Events, Notice
+from codecaux.ffmpeg import Ffmpeg
+from codecaux.hevc import coded_packets, open_video
+from codecaux.ladders.codecs import audio_codec
+from codecaux.ladders.fallback import FallbackSettings, encode_audio, encode_fallback
+from codecaux.ladders.finals import cap_kbps
+from codecaux.ladders.gops import segment_frames
+from codecaux.ladders.ladder_settings import LadderSettings
+from codecaux.ladders.ladder_work import LadderWork
+from codecaux.ladders.rungs import AudioTrack
+from codecaux.video import SCALES, Geometry
+
+__all__ = ["fallback_rung", "fallback_scale", "peak_over_mean", "sound_of"]
+
+# Of players without H.265, few are for more lines than these.
+_FALLBACK_LINES = 720
+_UNKNOWN_LANGUAGES = ("", "und")
+
+
+def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[list[AudioTrack]]:
+    """The audio tracks of a file, as they are where a segment can hold them, else as stereo AAC."""
+    tracks: list[AudioTrack] = []
+    if original is None:
+        return tracks
+    for position, (title, language) in enumerate(_described(original)):
+        path, place = original, position
+        try:
+            audio_codec(original, position)
+        except InputError:
+            path, place = work.path / f"audio-{position + 1}.mp4", 0
+            if not path.exists():
+                yield Notice(f"audio track {position + 1} becomes AAC: segments cannot hold it")
+                encode_audio(original, position, path, ffmpeg)
+        name = _menu_name(title, position, [track.name for track in tracks])
+        tracks.append(AudioTrack(path, place, name, language))
+    return tracks
+
+
+def _described(path: Path) -> list[tuple[str, str]]:
+    """Title and language of each audio track, empty where they are not known."""
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            return [
+                (stream.metadata.get("title", ""), stream.metadata.get("language", ""))
+                for stream in container.streams.audio
+            ]
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"expected a readable file at {path}, got: {error}") from error
+
+
+def _menu_name(title: str, position: int, taken: Sequence[str]) -> str:
+    """What a menu can show: printable, of its own."""
+    plain = "".join(c for c in title if c.isprintable() and c != '"').strip()[:80]
+    name = plain or f"Audio {position + 1}"
+    return name if name not in taken else f"{name} ({position + 1})"
+
+
+# --------------------------------------------------------------------------------------- fallback
+
+
+def fallback_scale(width: int, height: int, max_height: int | None) -> Fraction:
+    """The scale of the H.264 rung: the largest picture of at most 720 lines, or the smallest."""
+    most = min(_FALLBACK_LINES, max_height or _FALLBACK_LINES)
+    rising = sorted(SCALES)
+    fitting = (s for s in rising if Geometry(width, height, s).coded_height <= most)
+    return next(fitting, rising[-1])
+
+
+def fallback_rung(
+    source: PreparedSource, fps: Fraction, wanted: LadderSettings, work: LadderWork, ffmpeg: Ffmpeg
+) -> Events[Path]:
+    """The H.264 rung; coded again with a cap where its peak is above what was asked for."""
+    path = work.path / "h264.mp4"
+    if path.exists():
+        return path
+    layout = source.info.format
+    # On the rungs' grid, whatever the header of a variable rate says.
+    segment = segment_frames(fps, wanted.segment_seconds) / source.info.average_fps
+    scale = fallback_scale(layout.width, layout.height, wanted.max_height)
+    settings = FallbackSettings(segment_seconds=segment, scale=scale)
+    trial = work.path / "h264-uncapped.mp4"
+    with closing(encode_fallback(source, settings, trial, ffmpeg)) as events:
+        yield from events
+    peak, mean_kbps = peak_over_mean(trial)
+    if peak > wanted.peak:
+        capped = replace(
+            settings, max_kbps=cap_kbps(mean_kbps, wanted.peak), buffer_seconds=segment / 2
+        )
+        with closing(encode_fallback(source, capped, trial, ffmpeg)) as events:
+            yield from events
+    trial.replace(path)
+    return path
+
+
+def peak_over_mean(stream: Path) -> tuple[float, float]:
+    """The largest rate of a group of pictures over the mean of all, and that mean in kb/s.
+
+    The last group may be short, and its rate says little: it counts where it is alone.
+    """
+    groups: list[list[int]] = []
+    with open_video(stream) as (container, video):
+        for packet in coded_packets(container, video):
+            if packet.is_keyframe or not groups:
+                groups.append([])
+            groups[-1].append(packet.size)
+        seconds = float((video.duration or 0) * Fraction(video.time_base or 0))
+    total, count = sum(map(sum, groups)), sum(map(len, groups))
+    if not count or seconds <= 0:
+        raise InputError(f"expected coded pictures and their times in {stream}, got none")
+    whole = groups[:-1] or groups
+    rates = [sum(group) / len(group) for group in whole]
+    return max(rates) / (total / count), total * 8 / seconds / 1000
