@@ -83,6 +83,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--net", default="light")
     parser.add_argument("--steps", type=int, help="of a fit")
     parser.add_argument("--minutes", type=float, help="of a fit, instead of steps")
+    parser.add_argument(
+        "--priced-for", type=float, default=0.0, help="seconds of the title that a fit is for"
+    )
     parser.add_argument("--anchors", type=Path, help="folder of the authors' networks")
     parser.add_argument("--manifest", type=Path, help="table with the columns file and split")
     parser.add_argument("--allow-training", action="store_true")
@@ -135,6 +138,7 @@ def _settings(options: argparse.Namespace) -> RdSettings:
         x265_params=options.x265_params,
         net=options.net,
         fit=FitSettings(steps=options.steps, minutes=options.minutes),
+        priced_for=options.priced_for,
         anchors=options.anchors,
         lpips_weights=options.lpips_weights,
         lpips_frames=options.lpips_frames,

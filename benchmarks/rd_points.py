@@ -40,6 +40,7 @@ from codecaux.bases import default_base_id, get_base
 from codecaux.decoder.enhance import Enhancer, FloatSet
 from codecaux.device import Device
 from codecaux.encoder.encode import encode
+from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, FitSettings
 from codecaux.encoder.stream import TUNINGS, StreamSettings
@@ -67,7 +68,8 @@ Point: TypeAlias = dict[str, Any]
 class RdSettings:
     """What every point of a run has in common. ``threads`` 0: all cores; no number depends on it.
 
-    ``points`` maps the product's scales to the CRFs of anchor, base and fit.
+    ``points`` maps the product's scales to the CRFs of anchor, base and fit. ``priced_for``: fits
+    weigh bytes as for a title of so many seconds that repeats the scene (0: as for the clip).
     """
 
     work: Path
@@ -80,6 +82,7 @@ class RdSettings:
     tuning: str = StreamSettings(crf=0).tuning
     net: str = "light"
     fit: FitSettings = field(default_factory=FitSettings)
+    priced_for: float = 0.0
     anchors: Path | None = None
     lpips_weights: Path | None = None
     lpips_frames: int = 12
@@ -195,6 +198,8 @@ class Maker:
             result |= {"dtype": str(self._device.compute_dtype)}
         if task.family == "fit":
             result |= {"fit": asdict(self._fit_settings())}
+            if s.priced_for:
+                result |= {"priced_for": s.priced_for}
         return result
 
     def path(self, task: Task) -> Path:
@@ -347,7 +352,9 @@ class Maker:
             lpips_frames=self._settings.lpips_frames,
         )
         is_resumed = settings.work_dir.exists()
-        result = drain(encode(settings))
+        seconds = float(self._source().duration_seconds)
+        head = HeadStart(times_longer=max(1.0, self._settings.priced_for / seconds))
+        result = drain(encode(settings, head))
         coded = probe(result.stream).format
         return (
             _rated(result.rate)
