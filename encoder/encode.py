@@ -33,7 +33,7 @@ from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import CONTAINERS, encode_stream
-from codecaux.encoder.workdir import WorkDir, open_work_dir
+from codecaux.encoder.workdir import WorkDir, held, open_work_dir
 from codecaux.encoder.x265 import check_parameters
 from codecaux.errors import (
     CodecauxError,
@@ -88,28 +88,31 @@ def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[En
     check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
     work = open_work_dir(settings)
-    yield Notice(f"device: {device.description}")
-    clock = _Clock()
-    job = _Job(settings, ffmpeg, device, work, head or HeadStart())
+    with held(work):
+        yield Notice(f"device: {device.description}")
+        return (yield from _run(_Job(settings, ffmpeg, device, work, head or HeadStart())))
+
+
+def _run(job: _Job) -> Events[EncodeResult]:
+    settings, clock = job.settings, _Clock()
     try:
         source = yield from clock.watch(job.prepare())
         yield from clock.watch(job.stream(source))
     except CodecauxError:
         # A refused source leaves nothing to go on with, and must not look like an interrupted one.
-        if not settings.resume and not work.stream.exists():
-            work.remove()
+        if not settings.resume and not job.work.stream.exists():
+            job.work.remove()
         raise
     yield from clock.watch(job.weights(source))
     scores = yield from clock.watch(job.score(source))
     yield from clock.watch(job.finish(scores))
-    rate = total_rate(settings.output, settings.weights)
     return EncodeResult(
         stream=settings.output,
         weights=settings.weights,
-        rate=rate,
+        rate=total_rate(settings.output, settings.weights),
         scores=scores,
         stage_seconds=clock.seconds,
-        device=device.description,
+        device=job.device.description,
         num_frames=source.num_frames,
     )
 

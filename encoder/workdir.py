@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["WorkDir", "open_work_dir"]
+__all__ = ["WorkDir", "held", "open_work_dir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,16 @@ class WorkDir:
 def open_work_dir(settings: EncodeSettings) -> WorkDir:
     """The encode's folder: new, or an interrupted one's where ``resume``.
 
-    UsageError where there is an interrupted one that is neither resumed nor given up (-y), and
-    where the one to resume was started with other settings.
+    UsageError where there is an interrupted one that is neither resumed nor given up (-y), where
+    the one to resume was started with other settings, and where another process is at it.
     """
     work = WorkDir(settings.work_dir, settings.output.suffix)
     wanted = {"version": __version__, "settings": identity(settings)}
     # Compared as JSON: what was written is what must be read again.
     wanted = json.loads(json.dumps(wanted))
     if work.path.exists():
+        with held(work):
+            pass
         if settings.resume:
             _check_same(_read(work._identity), wanted, work.path)
             return work
@@ -93,6 +96,28 @@ def open_work_dir(settings: EncodeSettings) -> WorkDir:
         ) from error
     write_atomic(work._identity, _to_bytes(wanted))
     return work
+
+
+@contextmanager
+def held(work: WorkDir) -> Iterator[None]:
+    """Be the only process at work in the folder; UsageError where there is one already.
+
+    Where the system has no such locks (Windows), nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (work.path / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"expected to be alone in {work.path}, got another encode at work there; wait for "
+                "it, or choose another output with -o"
+            ) from error
+        yield
 
 
 def _check_same(found: Mapping[str, object], wanted: Mapping[str, object], path: Path) -> None:

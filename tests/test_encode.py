@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -283,6 +284,19 @@ def test_stopped_after_any_stage_it_resumes(
     ours, theirs = (read_weights(r.weights).sets[0].tensors for r in (result, encoded))
     for name, tensor in ours.items():
         np.testing.assert_array_equal(tensor.values, theirs[name].values)
+
+
+def test_two_encodes_of_one_output_do_not_mix(clip: Path, tmp_path: Path) -> None:
+    settings = _settings(clip, tmp_path)
+    events = encode(settings)
+    with closing(events):
+        next(event for event in events if isinstance(event, StageDone))
+        for second in (replace(settings, resume=True), replace(settings, overwrite=True)):
+            with pytest.raises(UsageError, match="another encode at work"):
+                drain(encode(second))
+        assert settings.work_dir.exists()
+    # The first one is gone: what it left may be gone on with.
+    assert drain(encode(replace(settings, resume=True))).stream.exists()
 
 
 def test_resume_needs_the_same_settings_and_source(
