@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rd_points import Point
-from rd_tables import LENGTHS, X265_SIZES, clip_curves
+from rd_tables import LENGTHS, X265_SIZES, clip_curves, priced_for
 
 from codecaux.atomic import write_atomic
 from codecaux.scores import LOWER_IS_BETTER
@@ -51,9 +51,11 @@ def draw(points: Sequence[Point], output: Path) -> None:
 def _panel(axes: Any, points: Sequence[Point], metric: str) -> None:
     for point in points:
         if point[metric] is not None:
-            kbps = point[LENGTHS["own"]]
+            is_own = not priced_for(point)
+            kbps = point[LENGTHS["own" if is_own else _AMORTISED]]
             colour, marker = _COLOURS[point["family"]], _MARKERS[point["scale"]]
-            axes.plot(kbps, point[metric], marker, color=colour, markersize=4, alpha=0.85)
+            face = {} if is_own else {"markerfacecolor": "white"}
+            axes.plot(kbps, point[metric], marker, color=colour, markersize=4, alpha=0.85, **face)
     has_weights = any(point["weights_bytes"] for point in points)
     for length, style in (("own", "-"), (_AMORTISED, "--")):
         # Sorted backwards: x265 itself comes last, upon the hull that it may be a part of.
@@ -91,7 +93,7 @@ def _legend(figure: Figure, axes: Any, points: Sequence[Point]) -> None:
         if family in families
     ]
     if "fit" in families:
-        label = "the same if the scene lasted 10 s"
+        label = "if the scene lasted 10 s (hollow: priced for that)"
         handles += axes.plot([], [], "--", color=_COLOURS["fit"], label=label)
     scales = {point["scale"] for point in points}
     handles += [

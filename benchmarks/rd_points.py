@@ -250,6 +250,7 @@ class Maker:
             "scale": str(task.scale),
             "crf": task.crf,
             "settings_hash": _short_hash(identity),
+            "priced_for": identity.get("priced_for", 0.0),
             "settings": identity,
             "device": self._device.description,
             "ffmpeg": self._tools.ffmpeg.version,

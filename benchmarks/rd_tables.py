@@ -6,7 +6,9 @@ the options of our own streams; ``x265 over sizes`` the convex hull of the first
 Each is compared with the three of x265, and these with x265.
 
 Lengths: ``own`` takes the rates as they are. ``10 s`` and ``60 s`` are the rates had the same
-scene lasted that long with the same weights: a statement about scenes, not about these files.
+scene lasted that long with the same weights: a statement about scenes, not about these files. What
+a byte of weights is worth depends on the length, so these take fits that were priced for 10 s where
+a clip has such, and ``own`` never does.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ __all__ = [
     "current_points",
     "fit_minus_base",
     "markdown",
+    "priced_for",
 ]
 
 Row: TypeAlias = dict[str, Any]
@@ -45,13 +48,14 @@ LENGTHS: Mapping[str, str] = {
 X265, X265_TUNED, X265_SIZES = "x265", "x265-tuned", "x265 over sizes"
 REFERENCES = (X265, X265_TUNED, X265_SIZES)
 MEAN = "mean"
+PRICED_SECONDS = 10.0
 
 POINT_COLUMNS = (
     *("clip", "split", "family", "net", "scale", "crf", "coded", "frames", "seconds"),
     *("stream_bytes", "weights_bytes", "stream_kbps", "weights_kbps"),
     *LENGTHS.values(),
     *RD_METRICS,
-    *("lpips_frames", "upscaler", "base_id", "fit_minutes", "fit_is_resumed"),
+    *("lpips_frames", "upscaler", "base_id", "priced_for", "fit_minutes", "fit_is_resumed"),
     *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
 )
 BD_COLUMNS = (
@@ -74,8 +78,22 @@ def current_points(points: Iterable[Point]) -> list[Point]:
     return sorted(kept, key=lambda p: (*_series(p), p["crf"]))
 
 
-def _series(point: Point) -> tuple[str, ...]:
-    return point["clip"], point["family"], point["net"], point["scale"]
+def _series(point: Point) -> tuple[Any, ...]:
+    return point["clip"], point["family"], point["net"], point["scale"], priced_for(point)
+
+
+def priced_for(point: Point) -> float:
+    """Seconds of the title that a fit weighed its bytes for; 0: the clip itself, or no fit."""
+    return float(point.get("settings", {}).get("priced_for", 0.0))
+
+
+def _of_length(points: Sequence[Point], length: str) -> list[Point]:
+    """Without the fits that were priced for another length, where there are others."""
+    wanted = 0.0 if length == "own" else PRICED_SECONDS
+    kept = [p for p in points if p["family"] != "fit" or priced_for(p) == wanted]
+    if wanted and not any(p["family"] == "fit" for p in kept):
+        return _of_length(points, "own")
+    return kept
 
 
 # ----------------------------------------------------------------------------------------- curves
@@ -84,7 +102,7 @@ def _series(point: Point) -> tuple[str, ...]:
 def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, list[RdPoint]]:
     """Curve name -> its points, of one clip's points; quality is ``metric``, negated if need be."""
     families: dict[str, list[RdPoint]] = defaultdict(list)
-    for point in points:
+    for point in _of_length(points, length):
         if point[metric] is not None:
             families[_curve_name(point)].append(_rd_point(point, metric, length))
     sizes = families.pop("x265-sizes", [])
@@ -191,6 +209,7 @@ class _Gain:
     net: str
     scale: str
     crf: float
+    priced_for: float
     vmaf_v1_gain: float | None
     lpips_gain_percent: float | None
     fit_minutes: float
@@ -212,6 +231,7 @@ def fit_minus_base(points: Sequence[Point]) -> list[Row]:
             continue
         gain = _Gain(
             **{key: fit[key] for key in ("clip", "split", "net", "scale", "crf")},
+            priced_for=priced_for(fit),
             vmaf_v1_gain=_difference(fit["vmaf_v1"], base["vmaf_v1"]),
             lpips_gain_percent=_per_cent(fit["lpips"], base["lpips"]),
             **{key: fit[key] for key in ("fit_minutes", "fit_is_resumed", "weights_bytes")},
@@ -252,7 +272,8 @@ def markdown(bd_rows: Sequence[Row], gains: Sequence[Row]) -> str:
     if not gains:
         return "\n".join(lines)
     lines += ["", "What fitting gains over its base, at the same stream:", ""]
-    lines += _table_head(["clip", "net", "scale", "CRF", "VMAF v1", "LPIPS", "fit", "weights"])
+    heads = ["clip", "net", "scale", "CRF", "priced for", "VMAF v1", "LPIPS", "fit", "weights"]
+    lines += _table_head(heads)
     return "\n".join(lines + [_gain_line(row) for row in gains])
 
 
@@ -276,6 +297,7 @@ def _bd_cell(row: Row | None, whole: int) -> str:
 def _gain_line(row: Row) -> str:
     v1, lpips = row["vmaf_v1_gain"], row["lpips_gain_percent"]
     cells = [row["clip"], row["net"], row["scale"], f"{row['crf']:g}"]
+    cells += [f"{row['priced_for']:g} s" if row["priced_for"] else "itself"]
     cells += ["-" if v1 is None else f"{v1:+.2f}", "-" if lpips is None else f"{lpips:+.1f} %"]
     least = "at least " if row["fit_is_resumed"] else ""
     cells += [f"{least}{row['fit_minutes']:.1f} min", f"{row['weights_bytes'] / 1000:.1f} kB"]

@@ -331,6 +331,24 @@ def test_ours_is_compared_with_x265_with_our_options_too(tables: Any) -> None:
     }
 
 
+def test_each_length_takes_the_fits_priced_for_it(tables: Any) -> None:
+    own = _curve("fit", 0.9, weights_bytes=500)
+    priced = _curve("fit", 0.8, weights_bytes=900, settings={"priced_for": 10.0})
+    kept = tables.current_points(own + priced)
+    assert len(kept) == 6  # neither replaces the other
+    rows = tables.bd_table(_curve("x265", 1.0) + kept)
+    found = {
+        row["length"]: row["bd_rate_percent"]
+        for row in rows
+        if (row["clip"], row["metric"]) == ("a", "vmaf_v1")
+    }
+    assert found == {n: pytest.approx(p) for n, p in (("own", -10), ("10 s", -20), ("60 s", -20))}
+    # Where there are none, those priced for the clip itself.
+    rows = tables.bd_table(_curve("x265", 1.0) + own)
+    assert {row["length"] for row in rows} == {"own", "10 s", "60 s"}
+    assert all(row["bd_rate_percent"] == pytest.approx(-10) for row in rows)
+
+
 def test_a_run_goes_on_where_it_was(
     run: Callable[..., list[str]], make_clip: MakeClip, tmp_path: Path
 ) -> None:
