@@ -30,6 +30,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #eee; }
 th { font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8em; margin: 1.2em 0; }
 .tiles div { border: 1px solid #ddd; border-radius: 8px; padding: .6em 1em; min-width: 10em; }
 .tiles b { display: block; font-size: 1.5em; font-weight: 600; }
@@ -134,15 +135,16 @@ def _rungs(fields: Mapping[str, Any]) -> str:
     metric = fields["metric"]
     headings = ["rung", "coded", "CRF", "stream kb/s", "weights", "total kb/s", "BANDWIDTH kb/s"]
     headings += [f"{_metric(fields)} plain", "with weights", "LPIPS", "probe − final"]
+    folders = {rung["name"]: rung["folder"] for rung in fields["rungs"]}
     rows = []
     for rung in fields["rungs"]:
         shown, plain = rung["scores"]["enhanced"], rung["scores"]["bicubic"]
         weights = f"{rung['weights_bytes']:,} B"
         if rung["weights_of"] != rung["name"]:
-            weights += f" (of {rung['weights_of']})"
+            weights += f" ({folders[rung['weights_of']]}'s)"
         rows.append(
             [
-                rung["folder"],
+                f"{rung['folder']}: {rung['name']}",
                 f"{rung['coded_width']}x{rung['coded_height']}",
                 f"{rung['crf']:g}",
                 _number(rung["stream_kbps"]),
@@ -262,8 +264,8 @@ def _versus_apple(fields: Mapping[str, Any]) -> str:
         )
     text = (
         "Average rates of the HLS Authoring Specification for HEVC (SDR, 30 fps), heights up to "
-        "the source's. Each is taken to be as good as x265's hull at its rate; ours is our hull's rate "
-        "at that quality. A rate above the hull's best point is no worse than that."
+        "the source's. Each is taken to be as good as x265's hull at its rate; ours is our hull's "
+        "rate at that quality. A rate above the hull's best point is no worse than that."
     )
     headings = ["rung", "kb/s", _metric(fields), "ours at that quality, kb/s", "saved"]
     result = f'<p class="note">{escape(text)}</p>' + _table(headings, rows)
