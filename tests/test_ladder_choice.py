@@ -190,6 +190,8 @@ def test_a_rate_beyond_x265s_best_is_no_worse_than_that() -> None:
     assert top is not None
     worse = [replace(point, quality=point.quality - 10) for point in OURS]
     assert compare_apple(1080, [], worse, PLAIN, 6.0)[1] is None
+    near = [replace(point, quality=point.quality - 0.4) for point in OURS]
+    assert compare_apple(1080, [], near, PLAIN, 6.0)[0][-1].ours_kbps == pytest.approx(1600.0)
     assert compare_apple(240, [], OURS, PLAIN, 6.0) == ([], None)
 
 
