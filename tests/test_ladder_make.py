@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -29,6 +29,7 @@ from codecaux.ffmpeg import find_ffmpeg
 from codecaux.ladderindex import read_index
 from codecaux.ladders import finals, probes, sharing
 from codecaux.ladders.cache import Cache
+from codecaux.ladders.jobs import Job, Outcome, resolve
 from codecaux.ladders.ladder import Ladder, make_ladder
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import work_folder_of
@@ -186,6 +187,33 @@ def test_rates_are_probed_for(
     assert 285 < low.total_kbps <= 300
     assert high.crf == 26
     assert len(fake_probes.made) == 7
+
+
+def test_rungs_in_other_processes_are_the_same(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process is told is enough, as JSON, to make the same rung."""
+
+    def run_jobs(jobs: Sequence[Job], count: int) -> Events[dict[str, Outcome]]:
+        assert count == 2
+        outcomes = {}
+        for job in jobs:
+            arguments = json.loads(json.dumps(job.arguments))
+            outcomes[job.key] = Outcome((yield from resolve(job.function)(arguments)))
+        return outcomes
+
+    monkeypatch.setattr(finals, "run_jobs", run_jobs)
+    apart, _ = _make(title, tmp_path / "apart", replace(WANTED, jobs=2))
+    told = dict(fake_encodes.kept)
+    here, _ = _make(title, tmp_path / "here")
+    for rung, other in zip(apart.rungs, here.rungs, strict=True):
+        assert rung.point == other.point
+        crf = rung.point.crf
+        assert told[crf].stream == fake_encodes.kept[crf].stream
+        assert told[crf].fit == fake_encodes.kept[crf].fit
+    for name in ("master.m3u8", "manifest.mpd", "codecaux.json"):
+        same = [(tmp_path / folder / name).read_bytes() for folder in ("apart", "here")]
+        assert same[0] == same[1], name
 
 
 # ------------------------------------------------------------------------------------------ report
