@@ -197,7 +197,8 @@ def _chart(fields: Mapping[str, Any], metric: str) -> str:
     names = [rung["name"] for rung in rungs]
     series.append(Series("rungs", _places(rungs, metric), _CHOSEN, "ring", titles=names))
     if metric == fields["metric"]:
-        apple = [(r["kbps"], r["quality"]) for r in fields["apple"]["rungs"] if r["quality"]]
+        known = [rung for rung in fields["apple"]["rungs"] if rung["quality"] is not None]
+        apple = [(rung["kbps"], rung["quality"]) for rung in known]
         series.append(Series("Apple's rates, x265 at its best", apple, _APPLE, "cross"))
     name = METRIC_NAMES[metric] + (" (lower is better: axis turned)" if metric == "lpips" else "")
     return chart_svg(Chart(name, series, turned=metric == "lpips"))
@@ -207,7 +208,8 @@ def _places(
     points: Sequence[Mapping[str, Any]], metric: str, *, plain: bool = False
 ) -> list[tuple[float, float]]:
     rate, version = ("stream_kbps", "bicubic") if plain else ("total_kbps", "enhanced")
-    return [(point[rate], point["scores"][version][metric]) for point in points]
+    found = [(point[rate], point["scores"][version][metric]) for point in points]
+    return [(kbps, score) for kbps, score in found if score is not None]
 
 
 def _titles(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.errors import FitError, InputError, UsageError
-from codecaux.events import Event, Events
+from codecaux.events import Event, Events, drain
 from codecaux.ffmpeg import find_ffmpeg
 from codecaux.ladderindex import read_index
 from codecaux.ladders import finals, probes, sharing
@@ -34,6 +34,7 @@ from codecaux.ladders.ladder import Ladder, make_ladder
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import work_folder_of
 from codecaux.ladders.probes import Probe
+from codecaux.ladders.settings import SamplingSettings
 from codecaux.rate import total_rate
 from codecaux.scores import Scores
 
@@ -175,6 +176,22 @@ def test_probes_have_the_ladders_keyframes(
     assert len(fake_probes.made) == 6
     _make(title, tmp_path / "c", replace(WANTED, segment_seconds=Fraction(2)))
     assert len(fake_probes.made) == 12
+
+
+def test_a_long_title_is_probed_on_samples_and_made_whole(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, input=str(title))
+    sampling = SamplingSettings(seconds=0.5, count=2)
+    made = drain(
+        make_ladder(
+            str(title), settings, WANTED, tmp_path / "l", sampling=sampling, cache=Cache.open()
+        )
+    )
+    assert made.title.sample_frames == 24
+    assert all(entry.num_frames == 85 for entry in made.entries.values())
+    html = (tmp_path / "l" / "report.html").read_text(encoding="utf-8")
+    assert "probed on samples of 1.0 s" in html
 
 
 def test_rates_are_probed_for(
