@@ -16,6 +16,7 @@ from codecaux.ladders.rd import RdPoint, convex_hull, quality_at, rate_at
 
 __all__ = [
     "APPLE_HEVC",
+    "SAME_TOP",
     "AppleRung",
     "EqualTop",
     "RatedRung",
@@ -40,6 +41,10 @@ APPLE_HEVC: tuple[tuple[int, int], ...] = (
     (2160, 11600),
     (2160, 16800),
 )
+
+
+# VMAF by which two top rungs may differ and be called equal.
+SAME_TOP = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Versus:
 class AppleRung:
     """``quality``: of x265's hull at the rung's rate, None below its lowest rate. ``is_least``: the
     rate is above the hull's, which says only that it is no worse. ``ours_kbps``: our hull at that
-    quality, None where it does not reach it.
+    quality, None where it misses it by more than SAME_TOP.
     """
 
     height: int
@@ -137,9 +142,16 @@ def _apple_rung(
         return AppleRung(height, kbps, None)
     is_least = kbps >= plain[-1].kbps
     quality = plain[-1].quality if is_least else quality_at(plain, kbps)
-    # What is better than that at our lowest rate is bought with that rate.
-    ours = _rate(hull, max(quality, hull[0].quality)) if hull else None
-    return AppleRung(height, kbps, quality, is_least, ours)
+    return AppleRung(height, kbps, quality, is_least, _ours_at(hull, quality))
+
+
+def _ours_at(hull: Sequence[RdPoint], quality: float) -> float | None:
+    """Our rate at a quality: what is better at our lowest rate is bought with that, and what our
+    best point misses by no more than ``SAME_TOP`` with its own.
+    """
+    if not hull or quality > hull[-1].quality + SAME_TOP:
+        return None
+    return _rate(hull, min(max(quality, hull[0].quality), hull[-1].quality))
 
 
 def _rate(hull: Sequence[RdPoint], quality: float) -> float | None:

@@ -24,6 +24,8 @@ from codecaux.encoder.prepare import PreparedSource
 from codecaux.encoder.settings import EncodeSettings
 from codecaux.errors import CodecauxError, InputError
 from codecaux.events import Events, Notice
+from codecaux.hevc import hash_stream
+from codecaux.ladderindex import LadderIndex, RungEntry
 from codecaux.ladders.cache import Cache
 from codecaux.ladders.choice import choose_rungs, grid_scales, probes_for_rates
 from codecaux.ladders.compare import plain_hull
@@ -73,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """What was made. ``rungs`` rise in rate, and are those of ``files.index`` that have weights;
+    """What was made. ``rungs`` rise in rate; ``entries``: a rung's name -> its place in the index;
     ``seconds``: part of the work -> wall time now; what was done before costs nothing.
     """
 
@@ -84,6 +86,7 @@ class Ladder:
     plan: Plan
     rungs: tuple[FinalRung, ...]
     files: LadderFiles
+    entries: Mapping[str, RungEntry]
     thumbnails: Thumbnails
     seconds: Mapping[str, float]
 
@@ -244,6 +247,7 @@ class _Job:
             plan=plan,
             rungs=tuple(rungs),
             files=files,
+            entries={rung.name: _entry_of(rung, files.index) for rung in rungs},
             thumbnails=shown,
             seconds=self.seconds,
         )
@@ -281,6 +285,11 @@ class _Job:
             for child in sorted(self.work.packaged.iterdir()):
                 child.rename(folder / child.name)
         self.work.remove()
+
+
+def _entry_of(rung: FinalRung, index: LadderIndex) -> RungEntry:
+    found = hash_stream(rung.stream)
+    return next(entry for entry in index.rungs if entry.stream == found)
 
 
 def _most_gained(rungs: Sequence[FinalRung], plan: Plan) -> FinalRung:

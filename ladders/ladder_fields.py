@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codecaux import __version__
-from codecaux.hevc import StreamHash, hash_stream
-from codecaux.ladderindex import LadderIndex, RungEntry
+from codecaux.ladderindex import LadderIndex
 from codecaux.ladders.compare import (
     EqualTop,
     RatedRung,
@@ -141,7 +140,7 @@ def _equal_top_fields(found: EqualTop, seconds: float) -> dict[str, Any]:
 
 
 def _rung_fields(rung: FinalRung, ladder: Ladder, beside: Versus) -> dict[str, Any]:
-    entry = _entry_of(hash_stream(rung.stream), ladder.files.index)
+    entry = ladder.entries[rung.name]
     plan, probe = ladder.plan, rung.foretold.point
     errors = {}
     for metric in CURVE_METRICS:
@@ -161,10 +160,6 @@ def _rung_fields(rung: FinalRung, ladder: Ladder, beside: Versus) -> dict[str, A
         "x265_kbps": beside.x265_kbps,
         "saved_percent": beside.saved_percent,
     }
-
-
-def _entry_of(stream: StreamHash, index: LadderIndex) -> RungEntry:
-    return next(entry for entry in index.rungs if entry.stream == stream)
 
 
 def _others(index: LadderIndex) -> list[Any]:

@@ -12,7 +12,7 @@ from codecaux.video import SCALES
 
 __all__ = ["DEFAULT_STEP", "LadderSettings", "parse_heights", "parse_rates"]
 
-# One just-noticeable difference of VMAF is about 6 points (Kah et al., 2021).
+# About 6 points of VMAF are commonly taken for one just-noticeable difference.
 DEFAULT_STEP = 6.0
 _MAX_RUNGS = 32
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z/]*)\Z")

@@ -30,6 +30,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #eee; }
 th { font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8em; margin: 1.2em 0; }
 .tiles div { border: 1px solid #ddd; border-radius: 8px; padding: .6em 1em; min-width: 10em; }
 .tiles b { display: block; font-size: 1.5em; font-weight: 600; }
@@ -134,15 +135,16 @@ def _rungs(fields: Mapping[str, Any]) -> str:
     metric = fields["metric"]
     headings = ["rung", "coded", "CRF", "stream kb/s", "weights", "total kb/s", "BANDWIDTH kb/s"]
     headings += [f"{_metric(fields)} plain", "with weights", "LPIPS", "probe − final"]
+    folders = {rung["name"]: rung["folder"] for rung in fields["rungs"]}
     rows = []
     for rung in fields["rungs"]:
         shown, plain = rung["scores"]["enhanced"], rung["scores"]["bicubic"]
         weights = f"{rung['weights_bytes']:,} B"
         if rung["weights_of"] != rung["name"]:
-            weights += f" (of {rung['weights_of']})"
+            weights += f" ({folders[rung['weights_of']]}'s)"
         rows.append(
             [
-                rung["folder"],
+                f"{rung['folder']}: {rung['name']}",
                 f"{rung['coded_width']}x{rung['coded_height']}",
                 f"{rung['crf']:g}",
                 _number(rung["stream_kbps"]),
@@ -195,7 +197,8 @@ def _chart(fields: Mapping[str, Any], metric: str) -> str:
     names = [rung["name"] for rung in rungs]
     series.append(Series("rungs", _places(rungs, metric), _CHOSEN, "ring", titles=names))
     if metric == fields["metric"]:
-        apple = [(r["kbps"], r["quality"]) for r in fields["apple"]["rungs"] if r["quality"]]
+        known = [rung for rung in fields["apple"]["rungs"] if rung["quality"] is not None]
+        apple = [(rung["kbps"], rung["quality"]) for rung in known]
         series.append(Series("Apple's rates, x265 at its best", apple, _APPLE, "cross"))
     name = METRIC_NAMES[metric] + (" (lower is better: axis turned)" if metric == "lpips" else "")
     return chart_svg(Chart(name, series, turned=metric == "lpips"))
@@ -205,7 +208,8 @@ def _places(
     points: Sequence[Mapping[str, Any]], metric: str, *, plain: bool = False
 ) -> list[tuple[float, float]]:
     rate, version = ("stream_kbps", "bicubic") if plain else ("total_kbps", "enhanced")
-    return [(point[rate], point["scores"][version][metric]) for point in points]
+    found = [(point[rate], point["scores"][version][metric]) for point in points]
+    return [(kbps, score) for kbps, score in found if score is not None]
 
 
 def _titles(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,14 +9,16 @@ size or rate.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.errors import InputError, TargetError
-from codecaux.events import Events, Notice
+from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.ladders.commands import encode_command
 from codecaux.ladders.picture import METRIC_NAMES
 from codecaux.ladders.points import OperatingPoint
@@ -107,7 +109,8 @@ def _search(
     while (x := search.ask()) is not None:
         probe = Probe(sign * x, scale)
         nearest = sorted(trials, key=lambda trial: abs(trial.probe.crf - probe.crf))
-        point = yield from prober.make(probe, [trial.probe for trial in nearest])
+        made = prober.make(probe, [trial.probe for trial in nearest])
+        point = yield from _as_one_stage(made, f"probe {probe.label}")
         margin = targets.searched(point)
         if margin is None:
             raise _missing(targets, point)
@@ -117,6 +120,28 @@ def _search(
         verdict = "misses" if margin < 0 else "meets"
         yield Notice(f"probe: {_described(point, targets)}: {verdict} the target")
     return trials
+
+
+def _as_one_stage(events: Events[OperatingPoint], stage: str) -> Events[OperatingPoint]:
+    """A probe's progress and warnings; that it is an encode inside is not the reader's business."""
+    started = time.monotonic()
+    said: set[str] = set()
+    yield StageStarted(stage, None)
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stop:
+                yield StageDone(stage, time.monotonic() - started)
+                result: OperatingPoint = stop.value
+                return result
+            if isinstance(event, Progress):
+                yield replace(event, stage=stage)
+            elif (
+                isinstance(event, Notice) and event.level == "warning" and event.message not in said
+            ):
+                said.add(event.message)
+                yield event
 
 
 def _quality(trial: Trial) -> float:

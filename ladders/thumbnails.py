@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Thumbnails:
     top: int
     width: int
     height: int
-    pictures: Mapping[str, bytes]
+    pictures: Mapping[str, bytes] = field(repr=False)
 
 
 def make_thumbnails(source: PreparedSource, rung: FinalRung, device: Device) -> Thumbnails:

@@ -368,6 +368,12 @@ def write_random_weights(stream: Path, path: Path, shown: tuple[int, int], frame
 
 
 @pytest.fixture(scope="session")
+def random_weights() -> Callable[[Path, Path, tuple[int, int], int], Path]:
+    """``write_random_weights``, for tests of other modules."""
+    return write_random_weights
+
+
+@pytest.fixture(scope="session")
 def ladder(ladder_parts: LadderParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``ladder_parts`` packaged; treat as read-only."""
     folder = tmp_path_factory.mktemp("ladders") / "title"

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,24 @@ def test_memory(tmp_path: Path) -> None:
     assert rows[1]["encoder_ratio"] == pytest.approx(
         rows[1]["encoder_mib"] / rows[0]["encoder_mib"]
     )
+
+
+def test_ladder(make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    """Made once; the second run takes ladder and curve from where they are kept."""
+    clip = make_clip("bench-ladder.mkv", size=(128, 72), fps="25", frames=30)
+    fast = "--net tiny --steps 10 --objective fidelity --preset ultrafast --device cpu"
+    grid = "--crf 24,40 --scales 2 --segment 1 --curve-crf 40 --curve-scales 2"
+    words = [str(clip), *fast.split(), *grid.split(), "--work", str(tmp_path / "work")]
+    (row,) = _run("ladder", tmp_path / "a.json", *words)["results"]
+    assert row["rungs"] == 2
+    assert 0 < row["weights_bytes"] < row["ours_bytes"]
+    assert (row["apple_rungs"], row["saved_against_apple_percent"]) == (0, None)
+    assert row["probe_error_max"] >= row["probe_error_mean"] >= 0
+    assert row["curve_second_seconds"] < row["curve_first_seconds"]
+    lines = (tmp_path / "a-rungs.tsv").read_text().splitlines()
+    assert len(lines) == 3
+    (again,) = _run("ladder", tmp_path / "b.json", *words)["results"]
+    timed = {"curve_second_seconds", "curve_second_percent"}
+    assert {k: v for k, v in again.items() if k not in timed} == {
+        k: v for k, v in row.items() if k not in timed
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def run_json(
 
 def test_every_command_keeps_the_contract(
     clip: Path,
+    make_clip: Callable[..., Path],
     photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -137,6 +138,8 @@ def test_every_command_keeps_the_contract(
     stream, weights, shown = (tmp_path / n for n in ("t.mp4", "t.weights", "shown.mkv"))
     fast = ("--net", "tiny", "--steps", "12", "--objective", "fidelity", "--preset", "ultrafast")
     tiny = ("--net", "tiny", "--steps", "2", "--batch", "1", "--jobs", "1", "--preset", "ultrafast")
+    longer = make_clip("ladder-title.mkv", frames=24, fps="24")
+    ladder = ("--crf", "34", "--scales", "2", *fast)
     results = {}
     for command, *arguments in (
         ("encode", clip, "-o", stream, *fast),
@@ -146,6 +149,7 @@ def test_every_command_keeps_the_contract(
         ("verify", stream, weights),
         ("pretrain", photos, "-o", tmp_path / "base.safetensors", *tiny),
         ("curve", clip, "--crf", "34", "--scales", "2", *fast),
+        ("ladder", longer, "-o", tmp_path / "ladder", "--segment", "0.5", "--h264", *ladder),
         ("cache", "list"),
         ("doctor",),
     ):
