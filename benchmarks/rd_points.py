@@ -59,7 +59,8 @@ RD_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ss
 AMORTISED_SECONDS = (10, 60)
 SIZES = (Fraction(4, 3), Fraction(2))
 KERNELS = ("bicubic", "lanczos")
-_ENHANCED = "enhanced"
+_PLAIN, _ENHANCED = "bicubic", "enhanced"
+_STEADINESS = ("tof", "rpf_deviation")
 
 Point: TypeAlias = dict[str, Any]
 
@@ -361,6 +362,7 @@ class Maker:
             _rated(result.rate)
             | _scored(result.scores[_ENHANCED])
             | self._base_id(task)
+            | _steadiness(result.scores)
             | {
                 "coded": f"{coded.width}x{coded.height}",
                 # Of a resumed fit, the minutes since it was resumed.
@@ -406,6 +408,15 @@ def _scored(scores: Scores) -> Point:
     counts = {"frames": scores.num_frames, "lpips_frames": scores.lpips_frames}
     missing = {metric: why for metric, why in scores.missing.items() if metric in RD_METRICS}
     return counts | {"missing": missing} | _values(scores)
+
+
+def _steadiness(scores: Mapping[str, Scores]) -> Point:
+    """How steady the fitted picture is, and beside it the decoded stream shown plainly."""
+    return {
+        f"{name}{suffix}": scores[version].value(name)
+        for name in _STEADINESS
+        for version, suffix in ((_ENHANCED, ""), (_PLAIN, "_bicubic"))
+    }
 
 
 def _values(scores: Scores) -> dict[str, float | None]:

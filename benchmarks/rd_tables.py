@@ -55,6 +55,7 @@ POINT_COLUMNS = (
     *("stream_bytes", "weights_bytes", "stream_kbps", "weights_kbps"),
     *LENGTHS.values(),
     *RD_METRICS,
+    *("tof", "tof_bicubic", "rpf_deviation", "rpf_deviation_bicubic"),
     *("lpips_frames", "upscaler", "base_id", "priced_for", "fit_minutes", "fit_is_resumed"),
     *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
 )

@@ -378,6 +378,7 @@ def test_a_run_goes_on_where_it_was(
     base, fit, fine, coarse = rows[:4]
     assert base["stream_bytes"] == fit["stream_bytes"]
     assert base["total_kbps"] == base["stream_kbps"] == base["total_kbps_if_60_s"]
+    assert 0 < float(fit["rpf_deviation"]) != float(fit["rpf_deviation_bicubic"]) > 0
     rates = [float(fit[f"total_kbps{s}"]) for s in ("", "_if_10_s", "_if_60_s")]
     assert rates == sorted(rates, reverse=True)
     weights_kbits = int(fit["weights_bytes"]) * 8 / 1000
