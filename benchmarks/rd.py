@@ -40,6 +40,7 @@ from rd_tables import (
     current_points,
     fit_minus_base,
     markdown,
+    titles_table,
 )
 
 from codecaux.atomic import write_atomic
@@ -228,6 +229,8 @@ def _assemble(options: argparse.Namespace, failures: Sequence[str]) -> None:
     for clip, its in by_clip.items():
         draw(its, output / f"{clip}.png")
     print(markdown(bd_rows, gains))
+    for scale, crf in sorted({(p["scale"], p["crf"]) for p in points if p["family"] == "fit"}):
+        print(f"\nFitted at scale {scale}, CRF {crf:g}:\n\n{titles_table(points, scale, crf)}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
 

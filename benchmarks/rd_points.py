@@ -52,7 +52,16 @@ from codecaux.rate import Rate, amortised_weights_kbps, total_rate
 from codecaux.scores import Scores, ScoreTools
 from codecaux.video import Frame, cropped
 
-__all__ = ["FAMILIES", "RD_METRICS", "Maker", "Point", "RdSettings", "Task", "read_points"]
+__all__ = [
+    "BICUBIC_SUFFIX",
+    "FAMILIES",
+    "RD_METRICS",
+    "Maker",
+    "Point",
+    "RdSettings",
+    "Task",
+    "read_points",
+]
 
 FAMILIES = ("x265", "x265-tuned", "x265-sizes", "anchor", "base", "fit")
 RD_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
@@ -61,6 +70,7 @@ SIZES = (Fraction(4, 3), Fraction(2))
 KERNELS = ("bicubic", "lanczos")
 _PLAIN, _ENHANCED = "bicubic", "enhanced"
 _STEADINESS = ("tof", "rpf_deviation")
+BICUBIC_SUFFIX = "_bicubic"
 
 Point: TypeAlias = dict[str, Any]
 
@@ -362,7 +372,7 @@ class Maker:
             _rated(result.rate)
             | _scored(result.scores[_ENHANCED])
             | self._base_id(task)
-            | _steadiness(result.scores)
+            | _beside_bicubic(result.scores)
             | {
                 "coded": f"{coded.width}x{coded.height}",
                 # Of a resumed fit, the minutes since it was resumed.
@@ -410,13 +420,12 @@ def _scored(scores: Scores) -> Point:
     return counts | {"missing": missing} | _values(scores)
 
 
-def _steadiness(scores: Mapping[str, Scores]) -> Point:
-    """How steady the fitted picture is, and beside it the decoded stream shown plainly."""
-    return {
-        f"{name}{suffix}": scores[version].value(name)
-        for name in _STEADINESS
-        for version, suffix in ((_ENHANCED, ""), (_PLAIN, "_bicubic"))
-    }
+def _beside_bicubic(scores: Mapping[str, Scores]) -> Point:
+    """What the decoded stream shown plainly has, and how steady both are."""
+    plain, enhanced = scores[_PLAIN], scores[_ENHANCED]
+    result: Point = {name: enhanced.value(name) for name in _STEADINESS}
+    every = (*RD_METRICS, *_STEADINESS)
+    return result | {name + BICUBIC_SUFFIX: plain.value(name) for name in every}
 
 
 def _values(scores: Scores) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from rd_points import RD_METRICS, Point
+from rd_points import BICUBIC_SUFFIX, RD_METRICS, Point
 
 from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from codecaux.scores import LOWER_IS_BETTER
@@ -36,6 +36,7 @@ __all__ = [
     "fit_minus_base",
     "markdown",
     "priced_for",
+    "titles_table",
 ]
 
 Row: TypeAlias = dict[str, Any]
@@ -55,7 +56,8 @@ POINT_COLUMNS = (
     *("stream_bytes", "weights_bytes", "stream_kbps", "weights_kbps"),
     *LENGTHS.values(),
     *RD_METRICS,
-    *("tof", "tof_bicubic", "rpf_deviation", "rpf_deviation_bicubic"),
+    *("tof", "rpf_deviation"),
+    *(name + BICUBIC_SUFFIX for name in (*RD_METRICS, "tof", "rpf_deviation")),
     *("lpips_frames", "upscaler", "base_id", "priced_for", "fit_minutes", "fit_is_resumed"),
     *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
 )
@@ -303,3 +305,37 @@ def _gain_line(row: Row) -> str:
     least = "at least " if row["fit_is_resumed"] else ""
     cells += [f"{least}{row['fit_minutes']:.1f} min", f"{row['weights_bytes'] / 1000:.1f} kB"]
     return "| " + " | ".join(cells) + " |"
+
+
+def titles_table(points: Sequence[Point], scale: str, crf: float) -> str:
+    """Fits at one scale and CRF, as they are: bicubic -> enhanced, and the mean gains."""
+    fits = [p for p in points if p["family"] == "fit" and not priced_for(p)]
+    fits = [
+        p for p in fits if (p["scale"], p["crf"]) == (scale, crf) and p.get("psnr_y_db_bicubic")
+    ]
+    metrics = (*RD_METRICS, "tof")
+    lines = _table_head(["title", "stream", "weights", *metrics])
+    for fit in fits:
+        cells = [
+            fit["clip"],
+            f"{fit['stream_kbps']:,.0f} kb/s",
+            f"{fit['weights_bytes'] / 1e3:.1f} kB",
+        ]
+        lines.append("| " + " | ".join(cells + [_change(fit, metric) for metric in metrics]) + " |")
+    means = [_mean_change(fits, metric) for metric in metrics]
+    return "\n".join([*lines, "| **mean gain** | | | " + " | ".join(means) + " |"])
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric in ("lpips", "ssim", "tof") else 1
+
+
+def _change(fit: Point, metric: str) -> str:
+    pair = fit.get(metric + BICUBIC_SUFFIX), fit.get(metric)
+    return " → ".join("-" if v is None else f"{v:.{_digits(metric)}f}" for v in pair)
+
+
+def _mean_change(fits: Sequence[Point], metric: str) -> str:
+    pairs = [(fit.get(metric), fit.get(metric + BICUBIC_SUFFIX)) for fit in fits]
+    found = [a - b for a, b in pairs if a is not None and b is not None]
+    return f"**{statistics.fmean(found):+.{_digits(metric)}f}**" if found else "-"

@@ -331,6 +331,19 @@ def test_ours_is_compared_with_x265_with_our_options_too(tables: Any) -> None:
     }
 
 
+def test_the_table_of_titles_is_of_one_operating_point(tables: Any) -> None:
+    plain = {f"{name}_bicubic": 80.0 for name in ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "ssim")}
+    plain |= {"psnr_y_db_bicubic": 30.0, "lpips_bicubic": 0.25, "tof": 1.0, "tof_bicubic": 1.5}
+    fits = [_point("fit", "2", 25.0, 400.0, v1, stream_kbps=390.0, **plain) for v1 in (90.0, 84.0)]
+    other = _point("fit", "1", 25.0, 400.0, 99.0, stream_kbps=390.0, **plain)
+    lines = tables.titles_table([*fits, other], "2", 25.0).splitlines()
+    assert len(lines) == 5
+    assert "80.0 → 90.0" in lines[2]
+    assert "**+7.0**" in lines[4]  # VMAF v1: the mean of +10 and +4
+    assert "**-0.120**" in lines[4]  # LPIPS: the mean of .10 and .16, less .25
+    assert lines[4].endswith("| **-0.500** |")
+
+
 def test_each_length_takes_the_fits_priced_for_it(tables: Any) -> None:
     own = _curve("fit", 0.9, weights_bytes=500)
     priced = _curve("fit", 0.8, weights_bytes=900, settings={"priced_for": 10.0})
