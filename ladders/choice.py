@@ -7,7 +7,7 @@ hull over log rate ─ trimmed at its top ─ spread ─> rungs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from codecaux.errors import UsageError
@@ -24,16 +24,17 @@ from codecaux.ladders.rd import (
 )
 from codecaux.video import Geometry
 
-__all__ = ["SAME_QUALITY", "choose_rungs", "grid_scales", "probes_for_rates", "trimmed"]
+__all__ = ["SAME_QUALITY", "choose_rungs", "grid_scales", "probes_between", "trimmed"]
 
 # Rungs that differ by less VMAF score the same: nobody sees which one is shown.
 SAME_QUALITY = 1.0
 _LEAST_SIDE = 16  # of ffmpeg's libx265
 # Coded heights are even: 540 lines at scale 1.5 are 360, 436 are 292.
 _HEIGHT_TOLERANCE = 2
-# A probe for a rate aims a little below it: what is above does not fit.
+# A probe for a rate aims a little below it, one for a quality a little above: the other side is of
+# no use.
 _RATE_AIM = 0.97
-_CRF_A_DOUBLING = 6.0
+_TOP_AIM = 0.2
 _LEAST_CRF_STEP = 0.3
 
 
@@ -118,23 +119,59 @@ def choose_rungs(hull: Sequence[RdPoint], settings: LadderSettings) -> list[RdPo
     return rungs_by_step(points, settings.quality_step)
 
 
-def probes_for_rates(hull: Sequence[OperatingPoint], rates_kbps: Sequence[float]) -> list[Probe]:
-    """Probes that should fall just within each rate, between the points of a hull rising in rate.
+def probes_between(
+    points: Sequence[OperatingPoint],
+    hull: Sequence[OperatingPoint],
+    metric: str,
+    settings: LadderSettings,
+) -> list[Probe]:
+    """Probes that should fall just within each rate, and just above the top, that is asked for.
 
-    None for a rate beyond the hull's ends, or where its point is as near as another CRF would be.
+    Interpolated between a point of ``hull`` (rising in rate) and the next CRF of its scale; none
+    where the grid does not go there, or is as near already.
     """
     probes = []
-    for rate in rates_kbps:
-        above = next((i for i, point in enumerate(hull) if point.total_kbps > rate), None)
-        if not above:  # nothing above it, or nothing below
-            continue
-        low, high = hull[above - 1], hull[above]
-        doublings = math.log2(high.total_kbps / (rate * _RATE_AIM))
-        slope = _CRF_A_DOUBLING
-        if low.scale == high.scale and low.crf > high.crf:
-            slope = (low.crf - high.crf) / math.log2(high.total_kbps / low.total_kbps)
-        crf = round(high.crf + slope * doublings, 1)
-        is_new = low.scale != high.scale or low.crf - crf >= _LEAST_CRF_STEP
-        if is_new and crf - high.crf >= _LEAST_CRF_STEP and crf <= 51:
-            probes.append(Probe(crf, high.scale))
-    return probes
+    for rate in settings.rates_kbps:
+        high = next((point for point in hull if point.total_kbps > rate), None)
+        low = None if high is None else _next_crf(points, high)
+        if high is not None and low is not None and low.total_kbps < rate:
+            part = math.log(high.total_kbps / (rate * _RATE_AIM))
+            part /= math.log(high.total_kbps / low.total_kbps)
+            probes += _at(high, low, part, math.ceil)
+    return probes + _probes_for_top(points, hull, metric, settings)
+
+
+def _probes_for_top(
+    points: Sequence[OperatingPoint],
+    hull: Sequence[OperatingPoint],
+    metric: str,
+    settings: LadderSettings,
+) -> list[Probe]:
+    def quality(point: OperatingPoint) -> float:
+        value = point.quality(metric, settings.pool)
+        return -math.inf if value is None else value
+
+    if settings.top is None:
+        return []
+    high = next((point for point in hull if quality(point) >= settings.top), None)
+    low = None if high is None else _next_crf(points, high)
+    if high is None or low is None or not quality(low) < settings.top:
+        return []
+    above = quality(high) - settings.top - _TOP_AIM
+    part = max(above, 0.0) / (quality(high) - quality(low))
+    return _at(high, low, part, math.floor)
+
+
+def _next_crf(points: Sequence[OperatingPoint], high: OperatingPoint) -> OperatingPoint | None:
+    """Of the same scale, the point with the next larger CRF."""
+    larger = [p for p in points if p.scale == high.scale and p.crf > high.crf]
+    return min(larger, key=lambda point: point.crf, default=None)
+
+
+def _at(
+    high: OperatingPoint, low: OperatingPoint, part: float, rounded: Callable[[float], int]
+) -> list[Probe]:
+    """The probe ``part`` of the way from ``high`` to ``low``, where it is a new one."""
+    crf = rounded(10 * (high.crf + part * (low.crf - high.crf))) / 10
+    is_new = min(crf - high.crf, low.crf - crf) >= _LEAST_CRF_STEP
+    return [Probe(crf, high.scale)] if is_new else []

@@ -27,7 +27,7 @@ from codecaux.events import Events, Notice
 from codecaux.hevc import hash_stream
 from codecaux.ladderindex import LadderIndex, RungEntry
 from codecaux.ladders.cache import Cache
-from codecaux.ladders.choice import choose_rungs, grid_scales, probes_for_rates
+from codecaux.ladders.choice import choose_rungs, grid_scales, probes_between
 from codecaux.ladders.compare import plain_hull
 from codecaux.ladders.curve import as_error, choice_metric, hull_of, open_prober
 from codecaux.ladders.finals import FinalRung, Foretold, make_finals, on_the_grid
@@ -150,7 +150,8 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
     if not any(probe in points for probe in ours):
         raise as_error(next(iter(failures.values())))
     metric = choice_metric(list(points.values()))
-    extra = probes_for_rates(_hull(points, metric, wanted.pool), wanted.rates_kbps)
+    made = [point for point in points.values() if point.family == "ours"]
+    extra = probes_between(made, _hull(points, metric, wanted.pool), metric, wanted)
     if extra:
         again = yield from run_probes(prober, [*ours, *extra], wanted.jobs)
         points |= again.points

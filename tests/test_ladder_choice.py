@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from codecaux.errors import UsageError
 from codecaux.ladders.charts import Chart, Series, chart_svg, log_ticks, ticks
-from codecaux.ladders.choice import choose_rungs, grid_scales, probes_for_rates, trimmed
+from codecaux.ladders.choice import choose_rungs, grid_scales, probes_between, trimmed
 from codecaux.ladders.compare import (
     APPLE_HEVC,
     RatedRung,
@@ -135,16 +135,32 @@ def test_rungs_by_step_count_and_rate() -> None:
         qualities(rates_kbps=(50.0,))
 
 
-def test_probes_between_the_points_of_a_hull_fall_within_the_rates() -> None:
-    hull = [_point(38, 250, 70), _point(30, 500, 80), _point(26, 1000, 88, HALF)]
-    inside, across = probes_for_rates(hull, (400.0, 900.0))
-    # 8 CRFs a doubling here; 400 kb/s, less 3 %, is 0.366 doublings below 500.
-    assert inside.scale == TWO
-    assert inside.crf == pytest.approx(30 + 8 * math.log2(500 / (400 * 0.97)), abs=0.05)
-    assert across.scale == HALF
-    assert across.crf > 26
-    assert probes_for_rates(hull, (100.0, 2000.0)) == []
-    assert probes_for_rates(hull, (510.0, 252.0)) == [probes_for_rates(hull, (510.0,))[0]]
+GRID = [
+    *(_point(38, 250, 70), _point(30, 500, 80), _point(22, 1000, 88)),
+    *(_point(34, 600, 78, HALF), _point(26, 1200, 92, HALF)),
+]
+ON_HULL = [GRID[0], GRID[1], GRID[2], GRID[4]]
+
+
+def _between(**asked: object) -> list[tuple[float, Fraction]]:
+    found = probes_between(GRID, ON_HULL, "vmaf_v1", replace(SETTINGS, **asked))
+    return [(probe.crf, probe.scale) for probe in found]
+
+
+def test_probes_between_points_fall_within_the_rates() -> None:
+    # 8 CRFs a doubling; 400 kb/s, less 3 %, is 0.366 doublings below 500.
+    assert _between(rates_kbps=(400.0,)) == [(33.0, TWO)]
+    # Between two scales: at that of the point above.
+    assert _between(rates_kbps=(1100.0,)) == [(27.4, HALF)]
+    # Beyond the grid; as near as the grid is; below all that the scale above has.
+    assert _between(rates_kbps=(100.0, 2000.0)) == []
+    assert _between(rates_kbps=(515.0, 255.0)) == []
+
+
+def test_a_probe_for_the_top_is_just_above_it() -> None:
+    assert _between(top=84.0) == [(25.8, TWO)]
+    assert _between(top=90.0) == [(27.0, HALF)]
+    assert _between(top=99.0) == _between(top=60.0) == _between(top=87.9) == []
 
 
 # ------------------------------------------------------------------------------------- comparisons

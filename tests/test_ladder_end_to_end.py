@@ -45,11 +45,28 @@ def test_the_whole_way(
 ) -> None:
     monkeypatch.setenv("CODECAUX_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "ladder"
-    grid = ("--crf", "24,40", "--scales", "2", "--segment", "1", "--device", "cpu")
+    # A cap that does not bind: then a rung is its probe once more.
+    grid = (
+        "--crf",
+        "24,40",
+        "--scales",
+        "2",
+        "--segment",
+        "1",
+        "--peak",
+        "8",
+        "--no-share",
+        "--device",
+        "cpu",
+    )
     assert main(["ladder", str(title), "-o", str(output), *grid, *FAST, "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     low, high = result["rungs"]
     assert (low["crf"], high["crf"]) == (40, 24)
+    for rung in (low, high):
+        assert rung["weights_of"] == rung["name"]
+        assert rung["probe_error"]["psnr_y_db"] == pytest.approx(0.0, abs=1e-4)
+        assert rung["probe_error"]["vmaf_v061"] == pytest.approx(0.0, abs=1e-3)
 
     master = m3u8.load(str(output / "master.m3u8"))
     assert len(master.playlists) == 2
