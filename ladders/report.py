@@ -112,7 +112,7 @@ def _facts(fields: Mapping[str, Any]) -> str:
         f"segments of {fields['segment_seconds']:g} s",
         f"codecaux {fields['codecaux_version']}",
     ]
-    if title["sample_seconds"] < title["duration_seconds"]:
+    if title["sample_seconds"] < 0.999 * title["duration_seconds"]:
         words.insert(2, f"probed on samples of {title['sample_seconds']:.1f} s in all")
     return escape(" · ".join(words))
 

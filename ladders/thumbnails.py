@@ -25,7 +25,7 @@ from codecaux.video import ClipInfo, Frame, VideoFormat
 
 __all__ = ["Thumbnails", "best_window", "make_thumbnails"]
 
-_WIDTH, _HEIGHT = 400, 260
+_WIDTH, _HEIGHT = 380, 260
 _STRIDE = 8
 
 

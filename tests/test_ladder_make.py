@@ -269,6 +269,7 @@ def test_the_report_needs_no_network_and_escapes(
             value = attributes.get(name)
             assert value is None or value.startswith("data:image/png;base64,"), (tag, value)
     assert not re.search(r"https?://|@import|url\(", html)
+    assert "probed on samples" not in page.text
     for heading in ("Rungs", "Curves and hulls", "Against x265", "Apple's fixed", "Time and bytes"):
         assert heading in page.text
 
