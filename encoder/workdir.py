@@ -15,7 +15,7 @@ from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["WorkDir", "held", "open_work_dir"]
+__all__ = ["WorkDir", "check_same", "held", "open_work_dir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def open_work_dir(settings: EncodeSettings) -> WorkDir:
         with held(work):
             pass
         if settings.resume:
-            _check_same(_read(work._identity), wanted, work.path)
+            check_same(_read(work._identity), wanted, work.path)
             return work
         if not settings.overwrite:
             raise UsageError(
@@ -120,12 +120,15 @@ def held(work: WorkDir) -> Iterator[None]:
         yield
 
 
-def _check_same(found: Mapping[str, object], wanted: Mapping[str, object], path: Path) -> None:
+def check_same(
+    found: Mapping[str, object], wanted: Mapping[str, object], path: Path, what: str = "encode"
+) -> None:
+    """UsageError, naming the first setting that the interrupted ``what`` had otherwise."""
     for key, value in _flat(wanted).items():
         got = _flat(found).get(key)
         if got != value:
             raise UsageError(
-                f"the interrupted encode in {path} was started with {key} = {got}, now it is "
+                f"the interrupted {what} in {path} was started with {key} = {got}, now it is "
                 f"{value}; resume with the same settings, or start again with -y"
             )
 

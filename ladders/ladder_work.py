@@ -18,6 +18,7 @@ from typing import Any
 from codecaux import __version__
 from codecaux.atomic import write_atomic
 from codecaux.encoder.settings import EncodeSettings, identity
+from codecaux.encoder.workdir import check_same
 from codecaux.errors import InputError, UsageError
 from codecaux.ladders.ladder_settings import LadderSettings
 
@@ -164,20 +165,4 @@ def _check_same(found: Mapping[str, Any] | None, asked: Mapping[str, Any], path:
             f"expected the record of an interrupted ladder in {path}, got none that can be read; "
             "start again with -y"
         )
-    known = _flat(found)
-    for key, value in _flat(asked).items():
-        if known.get(key) != value:
-            raise UsageError(
-                f"the interrupted ladder in {path} was started with {key} = {known.get(key)}, now "
-                f"it is {value}; resume with the same settings, or start again with -y"
-            )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
+    check_same(found, asked, path, "ladder")
