@@ -20,6 +20,7 @@ from codecaux.atomic import write_atomic
 from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.encoder.workdir import check_same
 from codecaux.errors import InputError, UsageError
+from codecaux.ladderindex import INDEX_NAME
 from codecaux.ladders.ladder_settings import LadderSettings
 
 __all__ = ["LadderWork", "check_output", "open_ladder_work", "work_folder_of"]
@@ -91,7 +92,8 @@ def work_folder_of(output: Path) -> Path:
 def check_output(output: Path, source: str, *, overwrite: bool) -> None:
     """UsageError for a folder that the ladder may not become: refused before the work, not after.
 
-    Replacing it removes all that is in it: it may hold neither the source nor where we are.
+    Replacing it removes all that is in it: it must be a ladder, and may hold neither the source nor
+    where we are.
     """
     resolved = output.resolve()
     if not resolved.parent.is_dir():
@@ -103,9 +105,14 @@ def check_output(output: Path, source: str, *, overwrite: bool) -> None:
     for inside, what in ((Path(source).resolve(), "the source"), (Path.cwd(), "where you are")):
         if inside.is_relative_to(resolved):
             raise UsageError(f"{output} holds {what} and cannot be replaced; choose another -o")
+    if not (resolved / INDEX_NAME).is_file():
+        raise UsageError(
+            f"{output} is not empty and no ladder (it has no {INDEX_NAME}); choose another folder "
+            "with -o, or remove it yourself"
+        )
     if not overwrite:
         raise UsageError(
-            f"{output} is not empty; add -y to replace it, or choose another folder with -o"
+            f"{output} holds a ladder; add -y to replace it, or choose another folder with -o"
         )
 
 

@@ -26,7 +26,7 @@ from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Event, Events, drain
 from codecaux.ffmpeg import find_ffmpeg
-from codecaux.ladderindex import read_index
+from codecaux.ladderindex import INDEX_NAME, read_index
 from codecaux.ladders import finals, probes, sharing
 from codecaux.ladders.cache import Cache
 from codecaux.ladders.jobs import Job, Outcome, resolve
@@ -350,7 +350,11 @@ def test_folders_that_a_ladder_may_not_become(
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty; add -y"):
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="not empty and no ladder"):
+            _make(title, full, overwrite=overwrite)
+    (full / INDEX_NAME).write_text("an older ladder's")
+    with pytest.raises(UsageError, match="holds a ladder; add -y"):
         _make(title, full)
     with pytest.raises(UsageError, match="got the file"):
         _make(title, full / "mine.txt", overwrite=True)
@@ -364,6 +368,7 @@ def test_folders_that_a_ladder_may_not_become(
     _make(title, full, overwrite=True)
     assert (full / "master.m3u8").exists()
     assert not (full / "mine.txt").exists()
+    assert (full / INDEX_NAME).read_text() != "an older ladder's"
 
 
 def test_parameters_that_are_the_ladders_own_are_refused(
