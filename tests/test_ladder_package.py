@@ -294,7 +294,7 @@ def test_open_groups_are_refused(ladder_parts: Any, tmp_path: Path, ffmpeg: Ffmp
 def test_rungs_of_different_titles_are_refused(
     ladder_parts: Any, tmp_path: Path, ffmpeg: Ffmpeg, make_clip: Any
 ) -> None:
-    short = make_clip("short.mkv", size=(128, 72), fps="25", frames=60)
+    short = make_clip("another-title.mkv", size=(128, 72), fps="25", frames=60)
     rung = make_rung(short, tmp_path, ffmpeg, rung_x265_params(Fraction(25), Fraction(1)))
     rungs = [Rung(ladder_parts.high), Rung(rung)]
     refused(rungs, tmp_path, InputError, "differ from segment 3 on")
