@@ -71,6 +71,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "downscale": "lanczos",
         "x265": {"psy-rd": "1", "aq-strength": "0.5", "cbqpoffs": "-4", "crqpoffs": "-4"},
     },
+    "spline-psy-rd-1-aq-half-chroma-4": {
+        "downscale": "spline",
+        "x265": {"psy-rd": "1", "aq-strength": "0.5", "cbqpoffs": "-4", "crqpoffs": "-4"},
+    },
+    "sinc-psy-rd-1-aq-half-chroma-4": {
+        "downscale": "sinc",
+        "x265": {"psy-rd": "1", "aq-strength": "0.5", "cbqpoffs": "-4", "crqpoffs": "-4"},
+    },
     "steps-half": {"fit": {"steps_factor": 0.5}},
     "steps-double": {"fit": {"steps_factor": 2.0}},
     "rate-2e-3": {"fit": {"learning_rate": 2e-3}},
