@@ -90,9 +90,8 @@ def _bank(
     excerpt: PreparedSource, stream: Path, settings: StreamSettings, task: FitTask
 ) -> PatchBank:
     layout = excerpt.info.format
-    wanted = check_settings(
-        BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
-    )
+    plain = BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
+    wanted = check_settings(plain if task.critic is None else task.critic.bank_settings(plain))
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]
         closing(read_frames(excerpt.path, info=excerpt.info)) as original,  # type: ignore[type-var]
