@@ -243,18 +243,10 @@ class _Job:
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
         yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
-        task = FitTask(
-            self._config,
-            self._base_id,
-            bank,
-            goal.terms,
-            self.device,
-            self.settings.fit,
-            check,
-            scenes=scenes,
-            start=self.head.weights,
-            critic=goal.critic,
-        )
+        fixed = (self._config, self._base_id, bank, goal.terms, self.device, self.settings.fit)
+        start, critic = self.head.weights, goal.critic
+        task = FitTask(*fixed, check, scenes=scenes, start=start, critic=critic)
+        self.head.watch(task)
         # Before the price, which is judged by it.
         yield from ready_critic(task, self.work.checkpoint)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)

@@ -124,6 +124,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 # Variants of the above that answer a question (benchmarks/objectives.py), by the same option.
 ABLATIONS: dict[str, Objective] = {
+    # What balanced is where there is no LPIPS, by name.
+    "balanced-offline": Objective(
+        "balanced-offline", detail=0.2, learned=OBJECTIVES["balanced"].stand_in
+    ),
     # Table 4 of Jo et al. 2020, and of their Table 7 the row that makes L_R as large as L_C.
     "learned-no-content": _varied("learned-no-content", content=0.0),
     "learned-no-relation": _varied("learned-no-relation", relation=0.0),

@@ -37,7 +37,7 @@ from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.parameters import FloatParameters, show
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.shards import ShardSettings, load_bank, make_shards
-from codecaux.encoder.warm_up import warm_up
+from codecaux.encoder.warm_up import WarmUp, warm_up
 from codecaux.errors import FitError, InputError, UsageError, WeightsBaseError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.lpips import Lpips
@@ -252,9 +252,9 @@ class _Trainer:
         critic, settings = self._critic, self._settings
         if critic is None or critic.judge is not None:
             return
-        batches = (settings.seed, settings.batch)
+        plan = WarmUp(critic.warm_up, settings.seed, settings.batch).within(settings.steps)
         merged = {name: value.detach() for name, value in self._parameters.merged().items()}
-        yield from warm_up(critic, self._bank, merged, self._config, self._device, batches)
+        yield from warm_up(critic, self._bank, merged, self._config, self._device, plan)
 
     def _step(self, index: int) -> Tensor:
         settings = self._settings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +22,28 @@ from codecaux.encoder.parameters import show
 from codecaux.errors import FitError
 from codecaux.events import Events, Notice
 
-__all__ = ["ready_critic", "warm_up"]
+__all__ = ["WarmUp", "ready_critic", "warm_up"]
 
 # Of a step's random numbers, beside the phases of a fit.
 _STREAM = 5
 _REPORTED_STEPS = 5
+# Of the steps of a fit: short ones are not for the critic's sake.
+_MOST = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How many steps of how many patches, drawn by which seed."""
+
+    steps: int
+    seed: int
+    batch: int
+
+    def within(self, fit_steps: int | None) -> WarmUp:
+        """No more than a fifth of ``fit_steps`` (None: not known)."""
+        if fit_steps is None:
+            return self
+        return replace(self, steps=min(self.steps, math.ceil(_MOST * fit_steps)))
 
 
 def ready_critic(task: FitTask, checkpoint: Checkpoint) -> Events[None]:
@@ -41,8 +60,9 @@ def ready_critic(task: FitTask, checkpoint: Checkpoint) -> Events[None]:
     arrays = get_base(task.base_id, task.config) if task.start is None else task.start
     device = task.device.torch_device
     start = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
-    batches = (task.settings.seed, task.settings.batch)
-    yield from warm_up(critic, task.bank, start, task.config, task.device, batches)
+    settings = task.settings
+    plan = WarmUp(critic.warm_up, settings.seed, settings.batch).within(settings.steps)
+    yield from warm_up(critic, task.bank, start, task.config, task.device, plan)
 
 
 def warm_up(
@@ -51,29 +71,25 @@ def warm_up(
     start: Mapping[str, Tensor],
     config: SrUnetConfig,
     device: Device,
-    batches: tuple[int, int],
+    plan: WarmUp,
 ) -> Events[None]:
-    """The critic's own warm-up steps on random batches, then it settles.
-
-    batches: (seed, patches a batch). FitError where it diverges.
-    """
-    seed, size = batches
+    """The critic alone learns on random batches, then it settles. FitError where it diverges."""
 
     @torch.no_grad()
     def generate(coded: Planes) -> Planes:
         return show(coded, start, config, bank.format.colour, device.compute_dtype)
 
     losses: list[Tensor] = []
-    for index in range(critic.warm_up):
-        sequence = np.random.SeedSequence((seed, _STREAM, index))
+    for index in range(plan.steps):
+        sequence = np.random.SeedSequence((plan.seed, _STREAM, index))
         generator = np.random.Generator(np.random.PCG64(sequence))
-        chosen = generator.integers(0, len(bank), size)
+        chosen = generator.integers(0, len(bank), plan.batch)
         coded, source = bank.batch(chosen, device.torch_device)
         around = bank.around(chosen, device.torch_device)
         losses.append(critic.learn(Sample(generate(coded), source, around), generate))
     if not critic.is_finite:
         raise FitError(
-            f"the loss network diverged while it warmed up ({critic.warm_up} steps); try another "
+            f"the loss network diverged while it warmed up ({plan.steps} steps); try another "
             "--seed or --objective fidelity"
         )
     critic.settle()

@@ -44,7 +44,9 @@ def test_fit(tmp_path: Path) -> None:
     assert {(row["dtype"], row["objective"]) for row in rows} == {
         (dtype, objective)
         for dtype in ("fp32", "bf16")
-        for objective in ("fidelity", "fidelity+ssim")
+        for objective in (
+            *("fidelity", "fidelity+ssim", "fidelity+learned", "balanced without lpips"),
+        )
     }
     for row in rows:
         assert row["steps_per_second"] * row["milliseconds_per_step"] == pytest.approx(1000)

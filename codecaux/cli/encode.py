@@ -48,7 +48,7 @@ OBJECTIVES = (
     *("balanced", "fidelity", "perceptual", "learned"),
     # Variants for benchmarks/objectives.py.
     *("learned-no-content", "learned-no-relation", "learned-no-fake", "learned-no-warm-up"),
-    *("learned-relation-100", "learned-adversarial", "sr-unet"),
+    *("learned-relation-100", "learned-adversarial", "balanced-offline", "sr-unet"),
 )
 # Those of codecaux.scores.
 POOL_NAMES = ("mean", "harmonic", "p5", "min")
