@@ -53,7 +53,7 @@ _MEAN_STEPS = 20
 
 @dataclass
 class Losses:
-    """What a fit's loss and its critic's own were: (step, loss) as reported, (term, loss) a step."""
+    """What a fit's loss was, (step, loss) as reported, and the task, to look at its critic."""
 
     reported: list[tuple[int, float]]
     task: FitTask | None = None

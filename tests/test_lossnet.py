@@ -23,7 +23,7 @@ def _frames(count: int, length: int, size: int) -> torch.Tensor:
 
 
 def test_the_extractor_is_table_1a_in_three_dimensions() -> None:
-    """conv3d of 1xkxk, stride (1, 2, 2), then bn3d: row by row, lrelu 0.1 before all but the first."""
+    """conv3d of 1xkxk, stride (1, 2, 2), bn3d: row by row, lrelu 0.1 before all but the first."""
     torch.manual_seed(0)
     extractor = LossNet().extractor
     frames = _frames(2, 4, 32)
