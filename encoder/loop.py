@@ -95,6 +95,9 @@ class Loop:
         self._task, self._parameters, self._phase = task, parameters, phase
         self._steps, self._total, self._offset = span.steps, span.total, span.offset
         self._checkpoint = checkpoint
+        # Where little changes the critic stays as it is: a checkpoint for every scene with a critic
+        # in it would be large.
+        self._learner = None if phase in ("gains", "scene") else task.critic
         settings = task.settings
         is_first = phase in ("float", "gains")
         self._rate = settings.learning_rate if is_first else settings.rounding_learning_rate
@@ -142,8 +145,8 @@ class Loop:
         except torch.OutOfMemoryError as error:
             raise FitError(f"the device ran out of memory; use a smaller net: {error}") from error
         self._optimiser.step()
-        if self._task.critic is not None:
-            self._task.critic.learn(sample, torch.no_grad()(self._shown))
+        if self._learner is not None:
+            self._learner.learn(sample, torch.no_grad()(self._shown))
         return loss.detach()
 
     def _batch(self, index: int) -> tuple[Planes, Planes, Around | None]:
@@ -178,8 +181,9 @@ class Loop:
     def _accept(self, losses: list[Tensor]) -> bool:
         """Fold new losses into the smoothed one; False where one is not finite, or the critic."""
         mean = float(torch.stack(losses).mean())
-        critic = self._task.critic
-        if not math.isfinite(mean) or (critic is not None and not critic.is_finite):
+        if not math.isfinite(mean):
+            return False
+        if self._learner is not None and not self._learner.is_finite:
             return False
         old = self._smoothed
         self._smoothed = mean if math.isnan(old) else 0.8 * old + 0.2 * mean
@@ -194,8 +198,8 @@ class Loop:
             )
         index = self._restore(good)
         self._rate_scale = 0.5
-        if self._task.critic is not None:
-            self._task.critic.scale_rate(0.5)
+        if self._learner is not None:
+            self._learner.scale_rate(0.5)
         yield Notice(
             "the fit diverged; going on from its last good state, half the rate", "warning"
         )
@@ -216,7 +220,7 @@ class Loop:
             latents={name: latent.detach().clone() for name, latent in latents.items()},
             moments=moments,
             step_sizes=dict(self._parameters.steps),
-            critic={} if self._task.critic is None else self._task.critic.state(),
+            critic={} if self._learner is None else self._learner.state(),
         )
 
     def _restore(self, state: FitState) -> int:
@@ -233,10 +237,9 @@ class Loop:
                         "exp_avg_sq": second,
                     }
         self._rate_scale = state.rate_scale
-        critic = self._task.critic
-        if critic is not None and state.critic:
-            critic.restore(state.critic)
-            critic.scale_rate(state.rate_scale)
+        if self._learner is not None and state.critic:
+            self._learner.restore(state.critic)
+            self._learner.scale_rate(state.rate_scale)
         return state.step
 
     def _save(self, state: FitState) -> None:

@@ -31,7 +31,8 @@ from codecaux.video import Geometry
 __all__ = ["CHECK_PATCHES", "Price", "check_settings", "measure_price"]
 
 CHECK_PATCHES = 64
-# So that each scene has some of its own; at most 70 MB of them (8 bit).
+# So that each scene has some of its own; at most 70 MB of them (8 bit; with
+# their neighbours 120).
 _CHECK_PATCHES_A_SCENE = 16
 _MAX_CHECK_PATCHES = 1024
 _CRF_STEP = 2.0
