@@ -70,7 +70,8 @@ class Critic(ABC):
     def __init__(self, net: nn.Module, warm_up: int, learning_rate: float) -> None:
         self.net, self.warm_up = net, warm_up
         self._rate = learning_rate
-        self.optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
+        # Fused: millions of weights, passed through once.
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
         self.judge: nn.Module | None = None
         self.trace: deque[tuple[Tensor, Tensor]] = deque(maxlen=_TRACE_STEPS)
         self._last_term = torch.tensor(math.nan)
@@ -199,7 +200,9 @@ class LearnedLoss(Critic):
             else:
                 frames, fake = self._generated(sample, generate), [4, 3, 5]
             last = net.extractor(frames)[-1]
-            return sequence_loss(net.classifier(last[:, :3]), net.classifier(last[:, fake]))
+            both = net.classifier(torch.cat((last[:, :3], last[:, fake])))
+            real, false = both.chunk(2)
+            return sequence_loss(real, false)
 
     def _frames(self, sample: Sample) -> Tensor:
         """[n, 4, 3, H, W]: the source at t - 1, t and t + 1, and what is shown at t."""

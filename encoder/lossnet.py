@@ -69,7 +69,7 @@ class LearnedSettings:
     adversarial: float = 0.0
     warm_up: int = 60
     learning_rate: float = 1e-4
-    patches: int = 2
+    patches: int = 4
     size: int = 128
     width: float = 1.0
 

@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
-# Multiply-adds per source pixel: tiny has 3,300, light 13,000.
-_CHEAP_MACS = 6_000
-_CHEAP_WIDTH = 0.5
+# Multiply-adds per source pixel: tiny has 3,300, light 13,000, full 34,000.
+_CHEAP_MACS, _DEAR_MACS = 6_000, 25_000
+_NARROW = 0.5
 # What stands in for 0.1 x LPIPS: about as much of the loss (docs/learned.md).
 _STAND_IN = 0.05 / DELTA
 
@@ -74,17 +74,18 @@ class Objective:
     adversary: float = 0.0
 
     def for_net(self, config: SrUnetConfig) -> Objective:
-        """With at most two LPIPS patches and a narrower loss network where the net's own step is
-        cheap (tiny): LPIPS may not cost more than that step, the learned term not more than two
-        (benchmarks/fit.py).
+        """With at most two patches for LPIPS and for the loss network where the net's own step is
+        cheap (tiny), and half the loss network's filters unless it is dear (full): LPIPS may not
+        cost more than that step, the learned term not more than two (benchmarks/fit.py).
         """
-        if macs_per_coded_pixel(config) * float(config.scale) ** -2 > _CHEAP_MACS:
-            return self
+        macs = macs_per_coded_pixel(config) * float(config.scale) ** -2
+        patches = 2 if macs <= _CHEAP_MACS else max(self.lpips_patches, 4)
+        width = 1.0 if macs > _DEAR_MACS else _NARROW
         return replace(
             self,
-            lpips_patches=min(self.lpips_patches, 2),
-            learned=_cheaper(self.learned),
-            stand_in=_cheaper(self.stand_in),
+            lpips_patches=min(self.lpips_patches, patches),
+            learned=_sized(self.learned, patches, width),
+            stand_in=_sized(self.stand_in, patches, width),
         )
 
     def with_or_without(self, lpips: Lpips | None) -> Objective:
@@ -98,8 +99,11 @@ class Objective:
         return self.lpips > 0.0
 
 
-def _cheaper(learned: LearnedSettings | None) -> LearnedSettings | None:
-    return learned and replace(learned, width=learned.width * _CHEAP_WIDTH)
+def _sized(learned: LearnedSettings | None, patches: int, width: float) -> LearnedSettings | None:
+    """With at most so many patches, and ``width`` times the filters."""
+    if learned is None:
+        return None
+    return replace(learned, patches=min(learned.patches, patches), width=learned.width * width)
 
 
 # Eq. 6 over the threshold of its Huber losses, so that L is in the units of the other objectives:
