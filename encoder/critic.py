@@ -200,7 +200,7 @@ class LearnedLoss(Critic):
             else:
                 frames, fake = self._generated(sample, generate), [4, 3, 5]
             last = net.extractor(frames)[-1]
-            both = net.classifier(torch.cat((last[:, :3], last[:, fake])))
+            both: Tensor = net.classifier(torch.cat((last[:, :3], last[:, fake])))
             real, false = both.chunk(2)
             return sequence_loss(real, false)
 

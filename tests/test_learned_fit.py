@@ -18,17 +18,21 @@ from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.critic import LearnedLoss
+from codecaux.encoder.encode import encode
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.goal import make_goal
+from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.lossnet import LearnedSettings
 from codecaux.encoder.objective import ABLATIONS, OBJECTIVES, Objective
 from codecaux.encoder.pretrain import pretrain
 from codecaux.encoder.pretrain_settings import PretrainSettings
-from codecaux.encoder.settings import FitSettings
-from codecaux.errors import FitError
+from codecaux.encoder.settings import EncodeSettings, FitSettings
+from codecaux.encoder.stream import StreamSettings
+from codecaux.errors import FitError, LpipsUnavailableError
 from codecaux.events import Event, Notice, Progress, drain
+from codecaux.lpips import Lpips
 from codecaux.video import Frame, Geometry, VideoFormat
-from codecaux.weightsfile import reconstruct
+from codecaux.weightsfile import read_weights, reconstruct
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(steps=40, batch=3, patch=24, objective="learned", seed=3)
@@ -84,12 +88,12 @@ def test_a_fit_beside_a_loss_network_gains_by_its_own_measure(
     bank: PatchBank, tmp_path: Path, name: str
 ) -> None:
     objective = _small((OBJECTIVES | ABLATIONS)[name])
-    task = _task(bank, objective, replace(SETTINGS, steps=60))
+    task = _task(bank, objective, replace(SETTINGS, steps=150))
     result = drain(fit(task, Checkpoint(tmp_path / "c"), 10))
     base = get_base(GENERATED_BASE_ID, TINY)
     shown = reconstruct(result.sets[0].tensors, base, TINY)
     # By the settled copy, which is the same for both.
-    assert check_loss(task, shown) < 0.95 * check_loss(task, base)
+    assert check_loss(task, shown) < 0.8 * check_loss(task, base)
     assert result.choices[0].loss == pytest.approx(check_loss(task, shown))
 
 
@@ -170,6 +174,65 @@ def test_timing_leaves_the_loss_network_as_it_was(bank: PatchBank, tmp_path: Pat
     warm = next(state for state in states if any(n.startswith("judge/") for n in state))
     assert warm.keys() == states[-1].keys()
     assert all(torch.equal(value, states[-1][name]) for name, value in warm.items())
+
+
+# ---------------------------------------------------------------------------------------- encode
+
+
+def _encode_settings(clip: Path, folder: Path, objective: str) -> EncodeSettings:
+    return EncodeSettings(
+        input=str(clip),
+        output=folder / "title.mp4",
+        weights=folder / "title.weights",
+        stream=StreamSettings(crf=30, preset="ultrafast"),
+        net="tiny",
+        fit=FitSettings(steps=20, batch=2, patch=24, objective=objective),
+        device="cpu",
+        lpips_frames=1,
+    )
+
+
+def test_a_killed_encode_goes_on_with_its_loss_network(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecaux.encoder.loop._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setitem(OBJECTIVES, "learned", LEARNED)
+    (tmp_path / "whole").mkdir()
+    whole = drain(encode(_encode_settings(clip, tmp_path / "whole", "learned")))
+    settings = _encode_settings(clip, tmp_path, "learned")
+    for event in encode(settings):
+        if isinstance(event, Progress) and event.stage == "fit" and event.done >= 10:
+            break
+    events = list(encode(replace(settings, resume=True)))
+    # It comes from the checkpoint: there is no second warm-up.
+    assert not any("its own loss" in e.message for e in events if isinstance(e, Notice))
+    files = [read_weights(path) for path in (whole.weights, settings.weights)]
+    assert files[0].metadata.settings["fit"]["objective"] == "learned"  # type: ignore[index,call-overload]
+    for record in ("price", "final_loss", "choices"):
+        assert files[0].metadata.settings[record] == files[1].metadata.settings[record]
+    first, second = (file.sets[0].tensors for file in files)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(t.values, second[name].values) for name, t in first.items())
+
+
+def test_without_lpips_the_default_objective_learns_its_own(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(*arguments: object, **options: object) -> Lpips:
+        raise LpipsUnavailableError("none here")
+
+    seen: list[FitTask] = []
+    monkeypatch.setattr("codecaux.encoder.encode.find_lpips", nowhere)
+    small = replace(OBJECTIVES["balanced"], stand_in=LEARNED.learned)
+    monkeypatch.setitem(OBJECTIVES, "balanced", small)
+    head = HeadStart(watch=seen.append)
+    events = list(encode(_encode_settings(clip, tmp_path, "balanced"), head))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert any("stands in for LPIPS" in message for message in said)
+    (task,) = seen
+    assert isinstance(task.critic, LearnedLoss)
+    assert task.terms.objective.detail > 0
+    assert len(task.critic.trace) == 20
 
 
 # -------------------------------------------------------------------------------------- pretrain
