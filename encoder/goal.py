@@ -27,6 +27,12 @@ class Goal:
     terms: LossTerms
     critic: Critic | None
 
+    @property
+    def has_stand_in(self) -> bool:
+        """Does a learned term take the place of LPIPS?"""
+        objective = self.terms.objective
+        return objective.learned is not None and objective.learned == objective.stand_in
+
     def bank_settings(self, settings: BankSettings) -> BankSettings:
         """``settings`` of a bank that has what the critic wants."""
         return settings if self.critic is None else self.critic.bank_settings(settings)
@@ -52,7 +58,7 @@ def open_goal(
         lpips = yield from find_lpips("squeeze", f"the objective {objective.name} does")
         lpips = lpips.cast(device.compute_dtype) if lpips else None
     goal = make_goal(objective, colour, lpips, seed, device)
-    if goal.terms.objective is not objective:
+    if goal.has_stand_in:
         yield Notice("a loss network that learns from the title itself stands in for LPIPS")
     return goal
 

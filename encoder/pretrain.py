@@ -85,6 +85,8 @@ def pretrain(
     goal = make_goal(
         objective.for_net(config), VideoFormat(1, 1).colour, lpips, settings.seed, device
     )
+    if goal.has_stand_in:
+        yield Notice("a loss network that learns from the corpus itself stands in for LPIPS")
     bank = yield from _patches(settings, corpus, goal.critic)
     trainer = _Trainer(settings, config, bank, goal, device, start)
     yield StageStarted("train", settings.steps, "steps")
