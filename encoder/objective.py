@@ -43,7 +43,6 @@ __all__ = [
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
 # Multiply-adds per source pixel: tiny has 3,300, light 13,000, full 34,000.
 _CHEAP_MACS, _DEAR_MACS = 6_000, 25_000
-_NARROW = 0.5
 # What stands in for 0.1 x LPIPS: about as much of the loss (docs/learned.md).
 _STAND_IN = 0.05 / DELTA
 
@@ -74,19 +73,14 @@ class Objective:
     adversary: float = 0.0
 
     def for_net(self, config: SrUnetConfig) -> Objective:
-        """With at most two patches for LPIPS and for the loss network where the net's own step is
-        cheap (tiny), and half the loss network's filters unless it is dear (full): LPIPS may not
-        cost more than that step, the learned term not more than two (benchmarks/fit.py).
+        """With fewer patches for LPIPS and a smaller loss network where the net's own step is
+        cheap: LPIPS may not cost more than that step, the learned term not more than two
+        (benchmarks/fit.py).
         """
         macs = macs_per_coded_pixel(config) * float(config.scale) ** -2
-        patches = 2 if macs <= _CHEAP_MACS else max(self.lpips_patches, 4)
-        width = 1.0 if macs > _DEAR_MACS else _NARROW
-        return replace(
-            self,
-            lpips_patches=min(self.lpips_patches, patches),
-            learned=_sized(self.learned, patches, width),
-            stand_in=_sized(self.stand_in, patches, width),
-        )
+        lpips = min(self.lpips_patches, 2) if macs <= _CHEAP_MACS else self.lpips_patches
+        learned, stand_in = (_sized(part, macs) for part in (self.learned, self.stand_in))
+        return replace(self, lpips_patches=lpips, learned=learned, stand_in=stand_in)
 
     def with_or_without(self, lpips: Lpips | None) -> Objective:
         """Without LPIPS its stand-in becomes the learned term."""
@@ -99,11 +93,12 @@ class Objective:
         return self.lpips > 0.0
 
 
-def _sized(learned: LearnedSettings | None, patches: int, width: float) -> LearnedSettings | None:
-    """With at most so many patches, and ``width`` times the filters."""
-    if learned is None:
-        return None
-    return replace(learned, patches=min(learned.patches, patches), width=learned.width * width)
+def _sized(learned: LearnedSettings | None, macs: float) -> LearnedSettings | None:
+    """As it is beside full; half the filters and fewer patches beside light and tiny."""
+    if learned is None or macs > _DEAR_MACS:
+        return learned
+    most = 2 if macs <= _CHEAP_MACS else 3
+    return replace(learned, patches=min(learned.patches, most), width=0.5 * learned.width)
 
 
 # Eq. 6 over the threshold of its Huber losses, so that L is in the units of the other objectives:
