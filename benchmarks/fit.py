@@ -5,8 +5,9 @@
 The step is the fit's own (``codecaux.encoder.fit.stepper``), on a synthetic bank. All variants of
 a net are timed in rounds (common.interleave). Asserted in the same run: after the same steps both
 types have the same loss to 2 %. Flagged, and exit status 1 with --strict: SSIM or LPIPS costs
-more than the network's own step (the fidelity objective), or bf16 is less than twice as fast
-where the CPU has matrix instructions for it.
+more than the network's own step (the fidelity objective), the learned term and what it takes to
+train its network more than two, or bf16 is less than twice as fast where the CPU has matrix
+instructions for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from codecaux.cli.main import keep_freed_memory
 from codecaux.device import choose_device
 from codecaux.encoder.bank import PatchBank
 from codecaux.encoder.fit import FitTask, stepper
-from codecaux.encoder.objective import OBJECTIVES, LossTerms, Objective
+from codecaux.encoder.goal import make_goal
+from codecaux.encoder.lossnet import LearnedSettings
+from codecaux.encoder.objective import OBJECTIVES, Objective
 from codecaux.encoder.settings import FitSettings
 from codecaux.errors import LpipsUnavailableError
 from codecaux.lpips import Lpips, find_lpips
@@ -41,6 +44,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Two fits drift apart as they go: what is asserted is that both learn the same thing.
 _LOSS_TOLERANCE = 0.05
 _BF16_GAIN = 2.0
+_LEARNED_COST = 2.0
 _PATCHES = 64
 
 
@@ -97,8 +101,7 @@ def synthetic_bank(patch: int) -> PatchBank:
     wave = np.sin((np.cos(angle) * columns + np.sin(angle) * rows) * pitch + phase)
     y = 128 + 50 * wave + 20 * np.sign(wave) + rng.normal(0, 4, wave.shape)
     source_y = y.clip(16, 235).astype(np.uint8)
-    grey = np.full((_PATCHES, patch, patch), 120, np.uint8) + (source_y[:, ::2, ::2] >> 4)
-    source = (source_y, grey, 255 - grey)
+    source = with_chroma(source_y)
 
     def coded(plane: np.ndarray) -> np.ndarray:
         count, height, width = plane.shape
@@ -107,7 +110,22 @@ def synthetic_bank(patch: int) -> PatchBank:
 
     planes = tuple(coded(plane) for plane in source)
     frame = np.zeros(_PATCHES, np.int64)
-    return PatchBank(VideoFormat(2 * patch, 2 * patch), planes, source, frame, _PATCHES)
+    format, around = VideoFormat(2 * patch, 2 * patch), neighbours(source_y)
+    return PatchBank(format, planes, source, frame, _PATCHES, around)
+
+
+def with_chroma(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[K, h, w] luma with chroma planes that follow it."""
+    grey = 120 + (y[:, ::2, ::2] >> 4)
+    return y, grey, 255 - grey
+
+
+def neighbours(source_y: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
+    """The middles of the patches two pixels to the left and to the right: before and after."""
+    size = min(LearnedSettings().size, source_y.shape[1])
+    at = (source_y.shape[1] - size) // 4 * 2
+    moved = (np.roll(source_y, pixels, 2) for pixels in (-2, 2))
+    return tuple(with_chroma(y[:, at : at + size, at : at + size]) for y in moved)
 
 
 def _find_lpips(explicit: Path | None) -> Lpips | None:
@@ -125,6 +143,9 @@ def objectives(has_lpips: bool) -> dict[str, Objective]:
     if has_lpips:
         result["fidelity+lpips"] = replace(plain, lpips=1.0)
         result |= {name: OBJECTIVES[name] for name in ("balanced", "perceptual")}
+    learned = OBJECTIVES["learned"].learned
+    result["fidelity+learned"] = replace(plain, learned=learned)
+    result["balanced without lpips"] = OBJECTIVES["balanced"].with_or_without(None)
     return result
 
 
@@ -139,9 +160,10 @@ def measure_net(
     for dtype, (name, objective) in itertools.product(DTYPES, chosen.items()):
         device = replace(choose_device("cpu"), compute_dtype=DTYPES[dtype])
         cast = lpips.cast(DTYPES[dtype]) if lpips is not None else None
-        terms = LossTerms(objective.for_net(config), bank.format.colour, cast)
+        goal = make_goal(objective.for_net(config), bank.format.colour, cast, 0, device)
         settings = FitSettings(steps=max(total, 10), batch=options.batch, patch=options.patch)
-        task = FitTask(config, GENERATED_BASE_ID, bank, terms, device, settings)
+        base, critic = GENERATED_BASE_ID, goal.critic
+        task = FitTask(config, base, bank, goal.terms, device, settings, critic=critic)
         step = stepper(task, max(total, 10))
         variants[dtype, name] = Variant(step, options.steps_per_repeat)
     actions = {f"{dtype} {name}": variant for (dtype, name), variant in variants.items()}
@@ -183,6 +205,10 @@ def find_flags(net: str, rows: list[dict[str, Any]]) -> list[str]:
         cost, gain = row["terms_cost_per_own_step"], row["times_fp32"]
         if row["objective"] in ("fidelity+ssim", "fidelity+lpips") and cost > 1.0:
             flags.append(f"{net} {used}: the term of {row['objective']} costs {cost:.2f} own steps")
+        if row["objective"] == "fidelity+learned":
+            print(f"{net} {used}: the loss network costs {cost:.2f} of the net's own steps")
+            if cost > _LEARNED_COST:
+                flags.append(f"{net} {used}: the learned term costs {cost:.2f} own steps")
         if row["objective"] == "fidelity" and used == "bf16" and gain < _BF16_GAIN:
             flags.append(f"{net}: bf16 is {gain:.2f} times fp32, expected {_BF16_GAIN:g}")
     return flags

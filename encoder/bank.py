@@ -4,6 +4,8 @@ Every frame is cut into a grid of patches at a random, seeded phase. A weighted 
 fixed number of them whatever the title's length (Efraimidis & Spirakis 2006, algorithm A-Res: keep
 the largest keys u^(1/w), u uniform); a patch's weight w is its energy, texture plus motion, so
 that skies and still backgrounds do not fill the bank.
+
+Where an objective asks for it, the source's frames before and after each patch are kept, too.
 """
 
 from __future__ import annotations
@@ -13,23 +15,33 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from codecaux.colour import Planes, code_scale
+from codecaux.encoder.neighbours import (
+    CORNER_STEP,
+    MiddleSettings,
+    NeighbourStore,
+    SamplePlanes,
+    middle_shape,
+)
 from codecaux.errors import UsageError
 from codecaux.events import Events, Progress
 from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
 
-__all__ = ["BankSettings", "PatchBank", "build_bank", "build_banks", "patch_shape"]
+__all__ = [
+    "Around",
+    "BankSettings",
+    "PatchBank",
+    "build_bank",
+    "build_banks",
+    "patch_shape",
+]
 
-SamplePlanes = tuple[SampleArray, SampleArray, SampleArray]
-
-# A patch's corner lies on multiples of this many coded pixels: chroma stays on whole samples, and
-# 1.5 times it is even.
-_CORNER_STEP = 4
 # Added to every energy (8-bit code values), so that flat patches are rare but not absent.
 _ENERGY_FLOOR = 1.0
 
@@ -39,7 +51,9 @@ class BankSettings:
     """``patch`` in coded pixels; ``max_bytes`` bounds the bank; ``keep`` is the fraction of all
     patches wanted when the bound allows more (8 to 25 % suffice, per Zhou et al.'s EPS).
     ``uniform``: all patches count alike, so that the bank stands for the title evenly and two
-    streams of one title give the same places.
+    streams of one title give the same places. ``around``: size in source pixels of the patches'
+    middles that are kept of the frames before and after (0: none); ``coded_around``: of the decoded
+    frames before and after, too. Both count in ``max_bytes``.
     """
 
     patch: int = 96
@@ -48,10 +62,23 @@ class BankSettings:
     min_patches: int = 256
     seed: int = 0
     uniform: bool = False
+    around: int = 0
+    coded_around: bool = False
 
     def __post_init__(self) -> None:
         if self.max_bytes < 16 << 20:
             raise UsageError(f"expected a patch bank of at least 16 MiB, got {self.max_bytes} B")
+
+
+class Around(NamedTuple):
+    """Middles of patches in the frames before and after theirs: nominal planes [K, 1, h, w] of the
+    source, and of the decoded picture where the bank has them.
+    """
+
+    before: Planes
+    after: Planes
+    coded_before: Planes | None = None
+    coded_after: Planes | None = None
 
 
 @dataclass(eq=False)
@@ -59,7 +86,9 @@ class PatchBank:
     """Patches as code values: arrays of [count, h, w] for the six planes.
 
     ``coded``: y [K, p, q], u, v [K, p/2, q/2]; ``source``: the same times the scale.
-    ``frame`` [K] is the frame each came from.
+    ``frame`` [K] is the frame each came from. ``neighbours``: middles of the source before and
+    after, then perhaps of the decoded picture before and after; the first frame's before is its
+    after, and the last one's after its before (of a single frame both are itself).
     """
 
     format: VideoFormat
@@ -67,25 +96,25 @@ class PatchBank:
     source: SamplePlanes
     frame: npt.NDArray[np.int64]
     candidates: int = 0
+    neighbours: tuple[SamplePlanes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
 
     @property
     def size_bytes(self) -> int:
-        return sum(plane.nbytes for plane in self.coded + self.source)
+        groups = (self.coded, self.source, *self.neighbours)
+        return sum(plane.nbytes for group in groups for plane in group)
 
     def of_frames(self, first: int, end: int) -> PatchBank:
         """The patches of the frames ``first`` <= index < ``end`` alone, copied."""
         chosen = np.flatnonzero((self.frame >= first) & (self.frame < end))
-        (cy, cu, cv), (sy, su, sv) = self.coded, self.source
-        return PatchBank(
-            self.format,
-            (cy[chosen], cu[chosen], cv[chosen]),
-            (sy[chosen], su[chosen], sv[chosen]),
-            self.frame[chosen],
-            len(chosen),
+        coded, source, *neighbours = (
+            (y[chosen], u[chosen], v[chosen])
+            for y, u, v in (self.coded, self.source, *self.neighbours)
         )
+        frame = self.frame[chosen]
+        return PatchBank(self.format, coded, source, frame, len(chosen), tuple(neighbours))
 
     def batch(self, indices: npt.NDArray[np.int64], device: torch.device) -> tuple[Planes, Planes]:
         """(coded, source) nominal float32 planes of the chosen patches.
@@ -93,13 +122,23 @@ class PatchBank:
         Never mirrored: a title's structures are not symmetric (nor are its codec's artefacts or
         its chroma siting), and what is fitted is this title (docs/experiments.md, E1).
         """
+        coded, source = (
+            self._planes(group, indices, device) for group in (self.coded, self.source)
+        )
+        return coded, source
 
-        def planes(group: SamplePlanes) -> Planes:
-            y, u, v = (_to_device(plane[indices], device) for plane in group)
-            y0, y_span, c0, c_span = code_scale(self.format)
-            return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
+    def around(self, indices: npt.NDArray[np.int64], device: torch.device) -> Around | None:
+        """What lies before and after the chosen patches; None where the bank has no such thing."""
+        if not self.neighbours:
+            return None
+        return Around(*(self._planes(group, indices, device) for group in self.neighbours))
 
-        return planes(self.coded), planes(self.source)
+    def _planes(
+        self, group: SamplePlanes, indices: npt.NDArray[np.int64], device: torch.device
+    ) -> Planes:
+        y, u, v = (_to_device(plane[indices], device) for plane in group)
+        y0, y_span, c0, c_span = code_scale(self.format)
+        return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
 
 
 def _to_device(samples: SampleArray, device: torch.device) -> torch.Tensor:
@@ -112,7 +151,7 @@ def patch_shape(geometry: Geometry, patch: int, alignment: int) -> tuple[int, in
     """(height, width) of a patch in coded pixels: multiples of the network's alignment (and of
     4), no larger than the picture unless the picture is smaller than the alignment.
     """
-    step = math.lcm(alignment, _CORNER_STEP)
+    step = math.lcm(alignment, CORNER_STEP)
     sizes = (geometry.coded_height, geometry.coded_width)
     height, width = (max(step, min(patch, size) // step * step) for size in sizes)
     return height, width
@@ -126,7 +165,9 @@ def build_bank(
     alignment: int,
     settings: BankSettings,
 ) -> Events[PatchBank]:
-    """One pass over (decoded, source) frames. Memory: the bank plus two frames."""
+    """One pass over (decoded, source) frames. Memory: the bank plus two frames (with neighbours
+    four).
+    """
     banks = yield from build_banks(pairs, num_frames, geometry, format, alignment, (settings,))
     return banks[0]
 
@@ -164,12 +205,20 @@ class _Builder:
         self._geometry, self._format = geometry, format
         self._scale = geometry.scale
         self._patch = patch_shape(geometry, settings.patch, alignment)
+        self._around: MiddleSettings | None = None
+        if settings.around:
+            middle = middle_shape(self._patch, settings.around, self._scale, alignment)
+            has_coded = settings.coded_around
+            self._around = MiddleSettings(self._patch, middle, self._scale, has_coded)
         self._uniform = settings.uniform
         self._rng = np.random.Generator(np.random.PCG64(settings.seed))
         capacity = self._capacity(num_frames, settings)
         self._coded = self._allocate(capacity, self._patch)
         height, width = (int(size * self._scale) for size in self._patch)
         self._source = self._allocate(capacity, (height, width))
+        self._neighbours: NeighbourStore | None = None
+        if self._around:
+            self._neighbours = NeighbourStore(capacity, format.dtype, self._around)
         self._frame = np.zeros(capacity, np.int64)
         self._capacity_patches = capacity
         self._heap: list[tuple[float, int]] = []  # (key, slot), smallest key first
@@ -180,7 +229,10 @@ class _Builder:
         height, width = self._patch
         source_samples = height * width * float(self._scale) ** 2
         sample_bytes = 1 if self._format.bit_depth == 8 else 2
-        patch_bytes = 1.5 * (height * width + source_samples) * sample_bytes
+        samples = height * width + source_samples
+        if self._around:
+            samples += self._around.patch_samples
+        patch_bytes = 1.5 * samples * sample_bytes
         rows = max(1, self._geometry.coded_height // height)
         columns = max(1, self._geometry.coded_width // width)
         wanted = max(settings.min_patches, math.ceil(settings.keep * num_frames * rows * columns))
@@ -199,6 +251,8 @@ class _Builder:
         """Offer every patch of frame ``index`` to the reservoir."""
         coded_planes = [self._at_least(p, n) for p, n in zip(coded.planes, (1, 2, 2), strict=True)]
         source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
+        if self._neighbours:
+            self._neighbours.begin(source_planes, coded_planes)
         for top, left in self._corners(coded_planes[0].shape):
             self._candidates += 1
             energy = (coded_planes[0], source_planes[0], top, left)
@@ -209,13 +263,15 @@ class _Builder:
             if slot is not None:
                 self._frame[slot] = index
                 self._store(slot, coded_planes, source_planes, top, left)
+                if self._neighbours:
+                    self._neighbours.put(slot, top, left)
         self._previous = coded_planes[0]
 
     def _corners(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
         axes = []
         for size, patch in zip(shape, self._patch, strict=True):
             spare = size - patch * (size // patch)
-            phase = _CORNER_STEP * int(self._rng.integers(0, spare // _CORNER_STEP + 1))
+            phase = CORNER_STEP * int(self._rng.integers(0, spare // CORNER_STEP + 1))
             axes.append([phase + patch * i for i in range(size // patch)])
         return [(top, left) for top in axes[0] for left in axes[1]]
 
@@ -269,7 +325,9 @@ class _Builder:
         coded, source = (
             (y[:count], u[:count], v[:count]) for y, u, v in (self._coded, self._source)
         )
-        return PatchBank(self._format, coded, source, self._frame[:count], self._candidates)
+        around = self._neighbours.finish(count) if self._neighbours else ()
+        frame = self._frame[:count]
+        return PatchBank(self._format, coded, source, frame, self._candidates, around)
 
 
 def _edge_pad(plane: SampleArray, height: int, width: int) -> SampleArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,8 @@ Phase = Literal["float", "probe", "rounded", "gains", "scene"]
 @dataclass(frozen=True, slots=True, eq=False)
 class FitState:
     """A phase after ``step`` of its steps. ``moments`` are Adam's, by latent tensor;
-    ``step_sizes`` are the quantisation steps (rounding phase only).
+    ``step_sizes`` are the quantisation steps (rounding phase only). ``critic``: what the
+    objective's critic goes on from (:meth:`codecaux.encoder.critic.Critic.state`), if it has one.
     """
 
     phase: Phase
@@ -33,6 +34,7 @@ class FitState:
     latents: Mapping[str, Tensor]
     moments: Mapping[str, tuple[Tensor, Tensor]]
     step_sizes: Mapping[str, float]
+    critic: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Checkpoint:
         tensors = {f"latent/{name}": value for name, value in state.latents.items()}
         for name, (first, second) in state.moments.items():
             tensors[f"first/{name}"], tensors[f"second/{name}"] = first, second
+        tensors |= {f"critic/{name}": value for name, value in state.critic.items()}
         record = {
             "phase": state.phase,
             "step": state.step,
@@ -83,6 +86,7 @@ class Checkpoint:
             latents=latents,
             moments={name: (value, second[name]) for name, value in first.items()},
             step_sizes=record["step_sizes"],
+            critic=_with_prefix(tensors, "critic/"),
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from codecaux.architecture import SrUnetConfig, coded_shapes
 from codecaux.colour import Planes
 from codecaux.container import Archive, compress, serialise_archive
+from codecaux.encoder.bank import Around
 from codecaux.encoder.loop import FitTask
 from codecaux.encoder.parameters import show
 from codecaux.quantise import QuantisedTensor
@@ -52,16 +53,22 @@ def set_bytes(tensors: Tensors, config: SrUnetConfig, reference: int | None = No
 
 def check_loss(task: FitTask, weights: NumpyWeights) -> float:
     """The objective's mean over the check patches, in the type that the player computes in."""
-    return _mean_over_check(task, weights, task.terms)
+    return _mean_over_check(task, weights, task.judged)
 
 
 def luma_rms(task: FitTask, weights: NumpyWeights) -> float:
     """RMS error of the shown luma (0..1) over the check patches."""
-    return math.sqrt(_mean_over_check(task, weights, lambda a, b: (a.y - b.y).square().mean()))
+    return math.sqrt(_mean_over_check(task, weights, _luma_error))
+
+
+def _luma_error(shown: Planes, source: Planes, _: Around | None) -> torch.Tensor:
+    return (shown.y - source.y).square().mean()
 
 
 def _mean_over_check(
-    task: FitTask, weights: NumpyWeights, distance: Callable[[Planes, Planes], torch.Tensor]
+    task: FitTask,
+    weights: NumpyWeights,
+    distance: Callable[[Planes, Planes, Around | None], torch.Tensor],
 ) -> float:
     bank = task.check or task.bank
     count = len(bank) if task.check is not None else min(len(bank), _CHECK_PATCHES)
@@ -74,7 +81,8 @@ def _mean_over_check(
             coded, source = bank.batch(indices, device)
             colour, dtype = bank.format.colour, task.device.compute_dtype
             shown = show(coded, merged, task.config, colour, dtype)
-            total += float(distance(shown, source)) * len(indices)
+            around = bank.around(indices, device)
+            total += float(distance(shown, source, around)) * len(indices)
     return total / count
 
 

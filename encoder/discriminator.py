@@ -7,6 +7,8 @@ normalisation but in the first, LeakyReLU 0.2; then pooling to 6x6, a layer of 1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,13 +16,13 @@ from torch import Tensor, nn
 from codecaux.colour import Planes, chroma_to_444, yuv444_to_rgb
 from codecaux.video import Colour
 
-__all__ = ["Adversary", "Discriminator"]
+__all__ = ["LEARNING_RATE", "Adversary", "Discriminator"]
 
 _WIDTHS = (32, 32, 64, 64, 128, 128, 256, 256)
 _POOLED = 6
 _HIDDEN = 1024
 _SLOPE = 0.2
-_LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4
 
 
 class Discriminator(nn.Module):
@@ -61,7 +63,7 @@ class Adversary:
             torch.manual_seed(seed)
             self.net = Discriminator().to(device)
         self._colour = colour
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=_LEARNING_RATE)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=LEARNING_RATE)
 
     def generator_loss(self, shown: Planes) -> Tensor:
         """Scalar; differentiable in ``shown``, leaves the discriminator as it is."""
@@ -79,6 +81,26 @@ class Adversary:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return float(loss.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """The discriminator's weights and its optimiser's moments by name."""
+        tensors = {f"judge/{name}": value for name, value in self.net.state_dict().items()}
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            for key, value in moments.items():
+                tensors[f"judge-adam/{index}/{key}"] = torch.as_tensor(value)
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """What :meth:`state` gave, perhaps among other things."""
+        judge = {n.removeprefix("judge/"): t for n, t in tensors.items() if n.startswith("judge/")}
+        self.net.load_state_dict(judge)
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("judge-adam/"):
+                _, index, key = name.split("/")
+                states.setdefault(int(index), {})[key] = value
+        saved = self.optimiser.state_dict()
+        self.optimiser.load_state_dict({**saved, "state": states})
 
     def _rgb(self, planes: Planes) -> Tensor:
         height, width = planes.y.shape[2:]

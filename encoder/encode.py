@@ -24,15 +24,17 @@ from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base, known_base_ids
 from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
+from codecaux.encoder.bank import BankSettings, PatchBank, build_banks, patch_shape
 from codecaux.encoder.fit import FitResult, FitTask, fit
+from codecaux.encoder.goal import Goal, open_goal
 from codecaux.encoder.headstart import HeadStart
-from codecaux.encoder.objective import LossTerms, objective_by_name
+from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import CONTAINERS, encode_stream
+from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
 from codecaux.encoder.x265 import check_parameters
 from codecaux.errors import (
@@ -46,7 +48,7 @@ from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
-from codecaux.lpips import Lpips, LpipsNet, find_lpips, min_size
+from codecaux.lpips import Lpips, LpipsNet, find_lpips
 from codecaux.lpips_files import locate_lpips_weights
 from codecaux.measure import measure
 from codecaux.metadata import Json, WeightsMetadata
@@ -235,15 +237,23 @@ class _Job:
         started = time.monotonic()
         yield StageStarted("patches", source.num_frames)
         scenes = self._scenes(source)
-        bank, check = yield from self._banks(source, len(scenes))
+        goal = yield from self._goal(source)
+        bank, check = yield from self._banks(source, len(scenes), goal)
         yield StageDone("patches", time.monotonic() - started)
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
-        task = yield from self._task(bank, check)
+        yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
+        fixed = (self._config, self._base_id, bank, goal.terms, self.device, self.settings.fit)
+        start, critic = self.head.weights, goal.critic
+        task = FitTask(*fixed, check, scenes=scenes, start=start, critic=critic)
+        self.head.watch(task)
+        # Before the price, which is judged by it.
+        yield from ready_critic(task, self.work.checkpoint)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
-        task = replace(task, price=per_byte, scenes=scenes, start=self.head.weights)
-        fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
+        fitted = yield from fit(
+            replace(task, price=per_byte), self.work.checkpoint, DEFAULT_STEPS[self.settings.net]
+        )
         write_atomic(self.work.weights, pack(self._file(source, fitted)))
         yield StageDone("fit", time.monotonic() - started)
 
@@ -258,10 +268,10 @@ class _Job:
         return find_scenes(keyframes, source.num_frames, source.info.average_fps)
 
     def _banks(
-        self, source: PreparedSource, num_scenes: int
+        self, source: PreparedSource, num_scenes: int, goal: Goal
     ) -> Events[tuple[PatchBank, PatchBank]]:
         """The patches to fit on, and those to judge by."""
-        training = _bank_settings(self.settings)
+        training = goal.bank_settings(_bank_settings(self.settings))
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
@@ -276,19 +286,14 @@ class _Job:
             )
         return bank, check
 
-    def _task(self, bank: PatchBank, check: PatchBank) -> Events[FitTask]:
-        settings = self.settings.fit
-        objective = objective_by_name(settings.objective).for_net(self._config)
-        lpips = None
-        shape = bank.source[0].shape[1:]
-        if objective.wants_lpips and min(shape) < min_size("squeeze"):
-            yield Notice(f"the fit does without LPIPS: the picture is only {shape[1]}x{shape[0]}")
-        elif objective.wants_lpips:
-            lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
-            lpips = lpips.cast(self.device.compute_dtype) if lpips else None
-        terms = LossTerms(objective, bank.format.colour, lpips)
-        yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
-        return FitTask(self._config, self._base_id, bank, terms, self.device, settings, check)
+    def _goal(self, source: PreparedSource) -> Events[Goal]:
+        bank, fit = _bank_settings(self.settings), self.settings.fit
+        height, width = patch_shape(self._geometry(source), bank.patch, self._config.alignment)
+        scale = self.settings.stream.scale
+        size = (int(height * scale), int(width * scale))
+        objective = objective_by_name(fit.objective).for_net(self._config)
+        colour = source.info.format.colour
+        return (yield from open_goal(objective, colour, size, fit.seed, self.device, self._lpips))
 
     def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
         """LPIPS on the device; None, and a notice, where its weights are not to be had."""

@@ -38,6 +38,7 @@ from codecaux.encoder.parameters import (
     show,
 )
 from codecaux.encoder.scene_sets import ScenePlan, SharedSet, fit_scenes
+from codecaux.encoder.warm_up import ready_critic
 from codecaux.events import Events, Notice
 from codecaux.weightsfile import WeightSet, reconstruct
 
@@ -88,6 +89,7 @@ def fit(task: FitTask, checkpoint: Checkpoint, default_steps: int) -> Events[Fit
     """Run all phases, from ``checkpoint``'s state where it has one. FitError on divergence."""
     start = get_base(task.base_id, task.config)
     base = _to_device(start, task.device.torch_device)
+    yield from ready_critic(task, checkpoint)
     state = checkpoint.load()
     if state is None:
         total = yield from _total_steps(task, default_steps)
@@ -154,12 +156,15 @@ def _total_steps(task: FitTask, default_steps: int) -> Events[int]:
     settings = task.settings
     if settings.minutes is None:
         return settings.steps or default_steps
+    critic = None if task.critic is None else task.critic.state()
     step = stepper(task, _TIMING_STEPS)
     step(0)  # the first one also pays for set-up
     start = time.monotonic()
     for index in range(1, _TIMING_STEPS):
         step(index)
     seconds = (time.monotonic() - start) / (_TIMING_STEPS - 1)
+    if task.critic is not None and critic is not None:
+        task.critic.restore(critic)  # it learns in earnest later
     steps = max(10, round(settings.minutes * 60 / seconds))
     yield Notice(f"{settings.minutes:g} minutes are {steps} steps at {seconds * 1000:.0f} ms each")
     return steps

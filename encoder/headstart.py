@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from codecaux.bases import get_base
 from codecaux.encoder.choices import NumpyWeights
+from codecaux.encoder.loop import FitTask
 from codecaux.encoder.prepare import PreparedSource
 from codecaux.weightsfile import reconstruct, unpack
 
@@ -19,12 +21,14 @@ class HeadStart:
     ``times_longer``: the title's duration / the source's. Weights are sent once for all of it, so
     that a byte of them has to earn so many times less than it would on the source alone.
     ``weights``: merged tensors from which the float phase starts (None: the base). What is sent is
-    the difference to the base all the same.
+    the difference to the base all the same. ``watch`` is shown the fit's task before it begins, for
+    whoever wants to look into it when it is done.
     """
 
     source: PreparedSource | None = None
     times_longer: float = 1.0
     weights: NumpyWeights | None = None
+    watch: Callable[[FitTask], None] = lambda task: None
 
 
 def weights_to_start_from(title_weights: bytes) -> NumpyWeights:

@@ -19,8 +19,9 @@ from torch import Tensor
 from codecaux.architecture import SrUnetConfig
 from codecaux.colour import Planes
 from codecaux.device import Device
-from codecaux.encoder.bank import PatchBank
+from codecaux.encoder.bank import Around, PatchBank
 from codecaux.encoder.checkpoint import Checkpoint, FitState, Phase
+from codecaux.encoder.critic import Critic, Sample
 from codecaux.encoder.objective import LossTerms
 from codecaux.encoder.parameters import Parameters, show
 from codecaux.encoder.scenes import Scene
@@ -47,7 +48,8 @@ class FitTask:
     the first of ``bank``). ``price``: loss that one more byte of stream would save, what a byte of
     weights has to be worth (0: bytes cost nothing). ``scenes``: ranges of frames that may have sets
     of their own, where there are two or more. ``start``: merged weights that the float phase starts
-    from (None: the base's); what is sent stays the difference to the base.
+    from (None: the base's); what is sent stays the difference to the base. ``critic``: learns
+    beside the network and adds its term; ``bank`` and ``check`` need to have what it asks for.
     """
 
     config: SrUnetConfig
@@ -60,6 +62,14 @@ class FitTask:
     price: float = 0.0
     scenes: tuple[Scene, ...] = ()
     start: Mapping[str, npt.NDArray[np.float32]] | None = None
+    critic: Critic | None = None
+
+    def judged(self, shown: Planes, source: Planes, around: Around | None) -> Tensor:
+        """The objective as choices are judged by it: the same from the first step to the last."""
+        loss = self.terms(shown, source)
+        if self.critic is None:
+            return loss
+        return loss + self.critic.judged(Sample(shown, source, around))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,9 @@ class Loop:
         self._task, self._parameters, self._phase = task, parameters, phase
         self._steps, self._total, self._offset = span.steps, span.total, span.offset
         self._checkpoint = checkpoint
+        # Where little changes the critic stays as it is: a checkpoint for every scene with a critic
+        # in it would be large.
+        self._learner = None if phase in ("gains", "scene") else task.critic
         settings = task.settings
         is_first = phase in ("float", "gains")
         self._rate = settings.learning_rate if is_first else settings.rounding_learning_rate
@@ -123,28 +136,37 @@ class Loop:
         """One step of Adam; returns its loss, detached."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate_at(index)
-        coded, source = self._batch(index)
-        loss = self._loss(coded, source)
+        coded, source, around = self._batch(index)
+        sample = Sample(self._shown(coded), source, around)
+        loss = self._loss(sample)
         self._optimiser.zero_grad(set_to_none=True)
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
             raise FitError(f"the device ran out of memory; use a smaller net: {error}") from error
         self._optimiser.step()
+        if self._learner is not None:
+            self._learner.learn(sample, torch.no_grad()(self._shown))
         return loss.detach()
 
-    def _batch(self, index: int) -> tuple[Planes, Planes]:
+    def _batch(self, index: int) -> tuple[Planes, Planes, Around | None]:
         settings = self._task.settings
         key = (settings.seed, _STREAMS[self._phase], index)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
         indices = generator.integers(0, len(self._task.bank), settings.batch)
-        return self._task.bank.batch(indices, self._task.device.torch_device)
+        coded, source = self._task.bank.batch(indices, self._task.device.torch_device)
+        return coded, source, self._task.bank.around(indices, self._task.device.torch_device)
 
-    def _loss(self, coded: Planes, source: Planes) -> Tensor:
+    def _shown(self, coded: Planes) -> Planes:
         task = self._task
         colour, dtype = task.bank.format.colour, task.device.compute_dtype
-        shown = show(coded, self._parameters.merged(), task.config, colour, dtype)
-        loss = task.terms(shown, source)
+        return show(coded, self._parameters.merged(), task.config, colour, dtype)
+
+    def _loss(self, sample: Sample) -> Tensor:
+        task = self._task
+        loss = task.terms(sample.shown, sample.source)
+        if task.critic is not None:
+            loss = loss + task.critic.loss(sample)
         per_bit = task.settings.rate_weight * task.price / 8.0
         bits = self._parameters.rate_bits() if per_bit else None
         return loss if bits is None else loss + per_bit * bits
@@ -157,9 +179,11 @@ class Loop:
         return rate * warm * self._rate_scale
 
     def _accept(self, losses: list[Tensor]) -> bool:
-        """Fold new losses into the smoothed one; False where one is not finite."""
+        """Fold new losses into the smoothed one; False where one is not finite, or the critic."""
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
+            return False
+        if self._learner is not None and not self._learner.is_finite:
             return False
         old = self._smoothed
         self._smoothed = mean if math.isnan(old) else 0.8 * old + 0.2 * mean
@@ -174,6 +198,8 @@ class Loop:
             )
         index = self._restore(good)
         self._rate_scale = 0.5
+        if self._learner is not None:
+            self._learner.scale_rate(0.5)
         yield Notice(
             "the fit diverged; going on from its last good state, half the rate", "warning"
         )
@@ -194,6 +220,7 @@ class Loop:
             latents={name: latent.detach().clone() for name, latent in latents.items()},
             moments=moments,
             step_sizes=dict(self._parameters.steps),
+            critic={} if self._learner is None else self._learner.state(),
         )
 
     def _restore(self, state: FitState) -> int:
@@ -210,6 +237,9 @@ class Loop:
                         "exp_avg_sq": second,
                     }
         self._rate_scale = state.rate_scale
+        if self._learner is not None and state.critic:
+            self._learner.restore(state.critic)
+            self._learner.scale_rate(state.rate_scale)
         return state.step
 
     def _save(self, state: FitState) -> None:

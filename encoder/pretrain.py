@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,22 @@ from torch import Tensor
 from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
 from codecaux.bases import GENERATED_BASE_ID, Base, base_bytes, get_base, known_base_ids, parse_base
+from codecaux.colour import Planes
 from codecaux.device import Device
 from codecaux.encoder.bank import PatchBank
 from codecaux.encoder.corpus import Corpus, find_items
+from codecaux.encoder.critic import Critic, Sample
 from codecaux.encoder.discriminator import Adversary
-from codecaux.encoder.objective import LossTerms, objective_by_name
+from codecaux.encoder.goal import Goal, make_goal
+from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.parameters import FloatParameters, show
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.shards import ShardSettings, load_bank, make_shards
+from codecaux.encoder.warm_up import WarmUp, warm_up
 from codecaux.errors import FitError, InputError, UsageError, WeightsBaseError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.lpips import Lpips
-from codecaux.video import SCALES
+from codecaux.video import SCALES, VideoFormat
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -78,9 +82,13 @@ def pretrain(
     start = _start(settings, config)
     yield from _report(corpus)
     settings.work.mkdir(parents=True, exist_ok=True)
-    bank = yield from _patches(settings, corpus)
-    terms = LossTerms(objective.for_net(config), bank.format.colour, lpips)
-    trainer = _Trainer(settings, config, bank, terms, device, start)
+    goal = make_goal(
+        objective.for_net(config), VideoFormat(1, 1).colour, lpips, settings.seed, device
+    )
+    if goal.has_stand_in:
+        yield Notice("a loss network that learns from the corpus itself stands in for LPIPS")
+    bank = yield from _patches(settings, corpus, goal.critic)
+    trainer = _Trainer(settings, config, bank, goal, device, start)
     yield StageStarted("train", settings.steps, "steps")
     started = time.monotonic()
     loss = yield from trainer.run()
@@ -108,13 +116,17 @@ def _report(corpus: Corpus) -> Events[None]:
         yield Notice(f"{len(corpus.skipped) - 8} more are left out", "warning")
 
 
-def _patches(settings: PretrainSettings, corpus: Corpus) -> Events[PatchBank]:
+def _patches(
+    settings: PretrainSettings, corpus: Corpus, critic: Critic | None
+) -> Events[PatchBank]:
     started = time.monotonic()
     yield StageStarted("patches", len(corpus.items), "shards")
-    paths = yield from make_shards(
-        corpus.items, _shard_settings(settings), settings.work, settings.jobs
-    )
-    bank = load_bank(paths, settings.bank_bytes)
+    shards, num_neighbours = _shard_settings(settings), 0
+    if critic is not None and critic.around:
+        shards = replace(shards, around=critic.around, coded_around=critic.wants_coded)
+        num_neighbours = 4 if critic.wants_coded else 2
+    paths = yield from make_shards(corpus.items, shards, settings.work, settings.jobs)
+    bank = load_bank(paths, settings.bank_bytes, num_neighbours)
     yield Notice(f"{len(bank)} patches, {bank.size_bytes / 2**20:.0f} MiB")
     yield StageDone("patches", time.monotonic() - started)
     return bank
@@ -185,12 +197,12 @@ class _Trainer:
         settings: PretrainSettings,
         config: SrUnetConfig,
         bank: PatchBank,
-        terms: LossTerms,
+        goal: Goal,
         device: Device,
         start: Mapping[str, Tensor],
     ) -> None:
         self._settings, self._config, self._bank = settings, config, bank
-        self._terms, self._device = terms, device
+        self._terms, self._critic, self._device = goal.terms, goal.critic, device
         on_device = {name: value.to(device.torch_device) for name, value in start.items()}
         self._parameters = FloatParameters(config, on_device)
         self._latents = self._parameters.latents
@@ -213,6 +225,7 @@ class _Trainer:
     def run(self) -> Events[float]:
         """All steps from the checkpoint's (or the first); returns the smoothed loss."""
         index = self._load()
+        yield from self._ready()
         if index:
             yield Notice(f"going on from step {index}")
         saved_at, losses = time.monotonic(), []
@@ -236,6 +249,15 @@ class _Trainer:
             yield Progress("train", index, self._settings.steps, "steps", self._smoothed, left)
         return self._smoothed
 
+    def _ready(self) -> Events[None]:
+        """A critic that comes from no checkpoint warms up."""
+        critic, settings = self._critic, self._settings
+        if critic is None or critic.judge is not None:
+            return
+        plan = WarmUp(critic.warm_up, settings.seed, settings.batch).within(settings.steps)
+        merged = {name: value.detach() for name, value in self._parameters.merged().items()}
+        yield from warm_up(critic, self._bank, merged, self._config, self._device, plan)
+
     def _step(self, index: int) -> Tensor:
         settings = self._settings
         for group in self._optimiser.param_groups:
@@ -245,14 +267,11 @@ class _Trainer:
         )
         chosen = generator.integers(0, len(self._bank), settings.batch)
         coded, source = self._bank.batch(chosen, self._device.torch_device)
-        shown = show(
-            coded,
-            self._parameters.merged(),
-            self._config,
-            self._bank.format.colour,
-            self._device.compute_dtype,
-        )
+        shown = self._shown(coded)
         loss = self._terms(shown, source)
+        sample = Sample(shown, source, self._bank.around(chosen, self._device.torch_device))
+        if self._critic is not None:
+            loss = loss + self._critic.loss(sample)
         total = loss
         if self._adversary is not None:
             total = loss + settings.adversarial * self._adversary.generator_loss(shown)
@@ -261,7 +280,13 @@ class _Trainer:
         self._optimiser.step()
         if self._adversary is not None:
             self._adversary.learn(shown, source)
+        if self._critic is not None:
+            self._critic.learn(sample, torch.no_grad()(self._shown))
         return loss.detach()
+
+    def _shown(self, coded: Planes) -> Planes:
+        colour, dtype = self._bank.format.colour, self._device.compute_dtype
+        return show(coded, self._parameters.merged(), self._config, colour, dtype)
 
     def _rate_at(self, index: int) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * index / self._settings.steps))
@@ -270,7 +295,7 @@ class _Trainer:
 
     def _accept(self, losses: list[Tensor]) -> bool:
         mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
+        if not math.isfinite(mean) or (self._critic is not None and not self._critic.is_finite):
             return False
         old = self._smoothed
         self._smoothed = mean if math.isnan(old) else 0.95 * old + 0.05 * mean
@@ -284,6 +309,8 @@ class _Trainer:
             )
         index = self._load()
         self._rate_scale = 0.5
+        if self._critic is not None:
+            self._critic.scale_rate(0.5)
         yield Notice(f"the training diverged; back to step {index}, half the rate", "warning")
         return index
 
@@ -294,7 +321,9 @@ class _Trainer:
             for key, value in self._optimiser.state.get(latent, {}).items():
                 tensors[f"adam/{name}/{key}"] = torch.as_tensor(value)
         if self._adversary is not None:
-            tensors |= _flattened(self._adversary)
+            tensors |= self._adversary.state()
+        if self._critic is not None:
+            tensors |= {f"critic/{name}": value for name, value in self._critic.state().items()}
         record = {
             "step": index,
             "rate_scale": self._rate_scale,
@@ -321,6 +350,8 @@ class _Trainer:
         _check_same(record["settings"], self._settings.identity(), self.checkpoint)
         self._restore(tensors)
         self._rate_scale = record["rate_scale"]
+        if self._critic is not None:
+            self._critic.scale_rate(self._rate_scale)
         self._smoothed, self.seconds = record["loss"], record["seconds"]
         return int(record["step"])
 
@@ -341,28 +372,10 @@ class _Trainer:
                         for key, value in found.items()
                     }
         if self._adversary is not None:
-            _restore_flattened(self._adversary, tensors)
-
-
-def _flattened(adversary: Adversary) -> dict[str, Tensor]:
-    """The discriminator's weights and its optimiser's moments by name."""
-    tensors = {f"judge/{name}": value for name, value in adversary.net.state_dict().items()}
-    for index, state in adversary.optimiser.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"judge-adam/{index}/{key}"] = torch.as_tensor(value)
-    return tensors
-
-
-def _restore_flattened(adversary: Adversary, tensors: Mapping[str, Tensor]) -> None:
-    weights = {n.removeprefix("judge/"): t for n, t in tensors.items() if n.startswith("judge/")}
-    adversary.net.load_state_dict(weights)
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("judge-adam/"):
-            _, index, key = name.split("/")
-            states.setdefault(int(index), {})[key] = value
-    saved = adversary.optimiser.state_dict()
-    adversary.optimiser.load_state_dict({**saved, "state": states})
+            self._adversary.restore(tensors)
+        critic = {n.removeprefix("critic/"): t for n, t in tensors.items() if n[:7] == "critic/"}
+        if self._critic is not None and critic:
+            self._critic.restore(critic)
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -31,7 +31,8 @@ from codecaux.video import Geometry
 __all__ = ["CHECK_PATCHES", "Price", "check_settings", "measure_price"]
 
 CHECK_PATCHES = 64
-# So that each scene has some of its own; at most 70 MB of them (8 bit).
+# So that each scene has some of its own; at most 70 MB of them (8 bit; with
+# their neighbours 120).
 _CHECK_PATCHES_A_SCENE = 16
 _MAX_CHECK_PATCHES = 1024
 _CRF_STEP = 2.0
@@ -90,9 +91,8 @@ def _bank(
     excerpt: PreparedSource, stream: Path, settings: StreamSettings, task: FitTask
 ) -> PatchBank:
     layout = excerpt.info.format
-    wanted = check_settings(
-        BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
-    )
+    plain = BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
+    wanted = check_settings(plain if task.critic is None else task.critic.bank_settings(plain))
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]
         closing(read_frames(excerpt.path, info=excerpt.info)) as original,  # type: ignore[type-var]

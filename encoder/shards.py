@@ -48,12 +48,14 @@ PATCH_SOURCE_SIZE = 192
 # is the meaning of its chroma, not what x265 does to it.
 _FORMAT = VideoFormat(PATCH_SOURCE_SIZE, PATCH_SOURCE_SIZE)
 _PLANES = ("coded_y", "coded_u", "coded_v", "source_y", "source_u", "source_v")
+_NEIGHBOURS = ("before", "after", "coded_before", "coded_after")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
     """``crf``: each item's is drawn from this range. ``patches`` of a photo; a video gives up to
     ``video_patches``. ``moves``: how many different moves over each photo, each a shard.
+    ``around``, ``coded_around``: as in :class:`codecaux.encoder.bank.BankSettings`.
     """
 
     scale: Fraction
@@ -63,6 +65,8 @@ class ShardSettings:
     patches: int = 16
     video_patches: int = 192
     moves: int = 1
+    around: int = 0
+    coded_around: bool = False
 
     @property
     def coded_patch(self) -> int:
@@ -73,6 +77,8 @@ class ShardSettings:
         stream = StreamSettings(0.0)
         own = [self.crf, self.preset, self.seed, self.patches, self.video_patches]
         made_with = [str(v) for v in (*own, stream.downscale, TUNINGS[stream.tuning])]
+        if self.around:
+            made_with += [str(self.around), str(self.coded_around)]
         digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:8]
         return work / f"shards-{float(self.scale):g}x-{digest}"
 
@@ -165,14 +171,18 @@ def _cut(
     layout = source.info.format
     geometry = Geometry(layout.width, layout.height, settings.scale)
     count = settings.patches if item.kind == "photo" else settings.video_patches
-    coded_samples = settings.coded_patch**2 + PATCH_SOURCE_SIZE**2
+    samples = settings.coded_patch**2 + PATCH_SOURCE_SIZE**2
+    # Before and after, and decoded, too: more than they can take.
+    samples += 4 * settings.around**2
     # keep 0: exactly min_patches, as far as there are as many.
     limits = BankSettings(
         patch=settings.coded_patch,
-        max_bytes=max(16 << 20, 2 * count * coded_samples * 2),
+        max_bytes=max(16 << 20, 2 * count * samples * 2),
         keep=0.0,
         min_patches=count,
         seed=seed,
+        around=settings.around,
+        coded_around=settings.coded_around,
     )
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]
@@ -198,16 +208,34 @@ def _as_limited_8_bit(bank: PatchBank) -> PatchBank:
         y, u, v = (np.clip(np.rint(c), 0, 255).astype(np.uint8) for c in (y, u, v))
         return y, u, v
 
-    return replace(bank, format=_FORMAT, coded=narrow(bank.coded), source=narrow(bank.source))
+    return replace(
+        bank,
+        format=_FORMAT,
+        coded=narrow(bank.coded),
+        source=narrow(bank.source),
+        neighbours=tuple(narrow(group) for group in bank.neighbours),
+    )
 
 
 def _to_bytes(bank: PatchBank) -> bytes:
-    arrays = dict(zip(_PLANES, bank.coded + bank.source, strict=True))
+    groups = (bank.coded, bank.source, *bank.neighbours)
+    planes = [plane for group in groups for plane in group]
+    arrays = dict(zip(_names(len(bank.neighbours)), planes, strict=True))
     return safetensors.numpy.save({n: np.ascontiguousarray(a) for n, a in arrays.items()})
 
 
-def load_bank(paths: Sequence[Path], max_bytes: int) -> PatchBank:
-    """All shards as one bank of at most ``max_bytes``: of each the same share, from its start."""
+def _names(num_neighbours: int) -> tuple[str, ...]:
+    """Of a shard's arrays, with so many groups of neighbours."""
+    groups = _NEIGHBOURS[:num_neighbours]
+    return _PLANES + tuple(f"{group}_{plane}" for group in groups for plane in "yuv")
+
+
+def load_bank(paths: Sequence[Path], max_bytes: int, num_neighbours: int = 0) -> PatchBank:
+    """All shards as one bank of at most ``max_bytes``: of each the same share, from its start.
+
+    num_neighbours: 2 with the source before and after, 4 with the decoded pictures, too.
+    """
+    names = _names(num_neighbours)
     total = sum(path.stat().st_size for path in paths)
     share = min(1.0, max_bytes / total)
     parts: list[dict[str, np.ndarray]] = []
@@ -215,7 +243,7 @@ def load_bank(paths: Sequence[Path], max_bytes: int) -> PatchBank:
         try:
             arrays = safetensors.numpy.load_file(path)
             kept = max(1, int(len(arrays["coded_y"]) * share))
-            parts.append({name: arrays[name][:kept] for name in _PLANES})
+            parts.append({name: arrays[name][:kept] for name in names})
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"expected a shard at {path}, got {error}; remove it") from error
     shapes = {tuple(part[name].shape[1:] for name in _PLANES) for part in parts}
@@ -223,10 +251,13 @@ def load_bank(paths: Sequence[Path], max_bytes: int) -> PatchBank:
         # An item smaller than a patch: its shard would not stack.
         most = max(shapes, key=lambda s: sum(s == _shape(part) for part in parts))
         parts = [part for part in parts if _shape(part) == most]
-    stacked = [np.concatenate([part[name] for part in parts]) for name in _PLANES]
-    y, u, v, sy, su, sv = stacked
-    frame = np.zeros(len(y), np.int64)
-    return PatchBank(_FORMAT, (y, u, v), (sy, su, sv), frame, len(y))
+    stacked = [np.concatenate([part[name] for part in parts]) for name in names]
+    coded, source, *neighbours = (
+        (stacked[i], stacked[i + 1], stacked[i + 2]) for i in range(0, len(stacked), 3)
+    )
+    count = len(coded[0])
+    frame = np.zeros(count, np.int64)
+    return PatchBank(_FORMAT, coded, source, frame, count, tuple(neighbours))
 
 
 def _shape(part: dict[str, np.ndarray]) -> tuple[tuple[int, ...], ...]:

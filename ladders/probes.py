@@ -120,12 +120,16 @@ class Prober:
         if probe.family == "x265":
             return result
         config = net_config(self.settings.net, probe.scale)
-        wants_lpips = objective_by_name(self.settings.fit.objective).for_net(config).wants_lpips
+        objective = objective_by_name(self.settings.fit.objective).for_net(config)
+        fit_lpips = self._lpips_identity("squeeze") if objective.wants_lpips else None
+        learned = objective.learned or (None if fit_lpips else objective.stand_in)
+        if learned is not None:
+            result |= {"learned": asdict(learned)}
         return result | {
             "net": self.settings.net,
             "base": self.settings.base or default_base_id(config),
             "fit": _jsonable(asdict(_resolved(self.settings))),
-            "fit_lpips": self._lpips_identity("squeeze") if wants_lpips else None,
+            "fit_lpips": fit_lpips,
             "dtype": str(self.device.compute_dtype),
             "warm_share": None if probe.is_cold else WARM_SHARE,
             "num_frames": self.title.num_frames,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -120,3 +121,62 @@ def test_batches_are_nominal_values() -> None:
 def test_a_bank_that_is_too_small_is_refused() -> None:
     with pytest.raises(UsageError, match="16 MiB"):
         BankSettings(max_bytes=1000)
+
+
+@pytest.mark.parametrize("scale", [Fraction(2), Fraction(3, 2), Fraction(1)])
+def test_neighbours_are_the_same_place_before_and_after(scale: Fraction) -> None:
+    """Luma of frame t is column + t: a neighbour's middle is the patch's own, one less or more."""
+    settings = BankSettings(patch=32, around=24, coded_around=True)
+    bank = _bank((144, 96), scale, 5, settings)
+    before, after, coded_before, coded_after = (group[0] for group in bank.neighbours)
+    size = before.shape[2]
+    assert size == int(int(24 / scale) // 8 * 8 * scale)
+    assert coded_before.shape[2] * scale == size
+    at = (bank.source[0].shape[2] - size) // 2
+    middle = bank.source[0][:, :, at : at + size].astype(int)[:, :1]
+    at = (bank.coded[0].shape[2] - coded_before.shape[2]) // 2
+    coded = bank.coded[0][:, :, at : at + coded_before.shape[2]].astype(int)[:, :1]
+    # The first frame's before is its after, the last one's after its before.
+    earlier = np.where(bank.frame == 0, 1, -1)[:, None, None]
+    later = np.where(bank.frame == 4, -1, 1)[:, None, None]
+    assert set(bank.frame.tolist()) == set(range(5))
+    np.testing.assert_array_equal(before[:, :1], middle + earlier)
+    np.testing.assert_array_equal(after[:, :1], middle + later)
+    np.testing.assert_array_equal(coded_before[:, :1], coded + earlier)
+    np.testing.assert_array_equal(coded_after[:, :1], coded + later)
+    chroma = bank.neighbours[1][1]
+    assert chroma.shape[1:] == (size // 2, size // 2)
+
+
+def test_a_single_frame_is_its_own_neighbour() -> None:
+    bank = _bank((64, 64), Fraction(2), 1, BankSettings(patch=16, around=32))
+    for group in bank.neighbours:
+        np.testing.assert_array_equal(group[0], bank.source[0])
+
+
+def test_neighbours_keep_the_memory_bound_and_cost_nothing_unasked() -> None:
+    settings = BankSettings(patch=96, max_bytes=16 << 20)
+    plain = _bank((640, 384), Fraction(2), 60, settings)
+    around = _bank((640, 384), Fraction(2), 60, replace(settings, around=128))
+    assert plain.neighbours == ()
+    assert plain.around(np.arange(2), CPU) is None
+    assert len(around) < len(plain)
+    assert around.size_bytes <= 16 << 20
+    # The slots that were overwritten while frames streamed past hold what belongs to them now.
+    middle = around.source[0][:, 32:33, 32:160].astype(int)
+    later = np.where(around.frame == 59, -1, 1)[:, None, None]
+    np.testing.assert_array_equal(
+        around.neighbours[1][0][:, :1].astype(int), (middle + later) % 256
+    )
+
+
+def test_a_scenes_patches_keep_their_neighbours() -> None:
+    bank = _bank((128, 96), Fraction(2), 6, BankSettings(patch=16, around=32))
+    part = bank.of_frames(2, 4)
+    chosen = np.flatnonzero((bank.frame >= 2) & (bank.frame < 4))
+    assert 0 < len(part) < len(bank)
+    got, expected = part.around(np.arange(len(part)), CPU), bank.around(chosen, CPU)
+    assert got is not None
+    assert expected is not None
+    assert torch.equal(got.after.y, expected.after.y)
+    assert got.coded_before is None

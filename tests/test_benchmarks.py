@@ -44,7 +44,9 @@ def test_fit(tmp_path: Path) -> None:
     assert {(row["dtype"], row["objective"]) for row in rows} == {
         (dtype, objective)
         for dtype in ("fp32", "bf16")
-        for objective in ("fidelity", "fidelity+ssim")
+        for objective in (
+            *("fidelity", "fidelity+ssim", "fidelity+learned", "balanced without lpips"),
+        )
     }
     for row in rows:
         assert row["steps_per_second"] * row["milliseconds_per_step"] == pytest.approx(1000)
@@ -96,3 +98,32 @@ def test_ladder(make_clip: Callable[..., Path], tmp_path: Path) -> None:
     assert {k: v for k, v in again.items() if k not in timed} == {
         k: v for k, v in row.items() if k not in timed
     }
+
+
+def test_objectives(make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    """The same stream for every objective; the second run takes all from where it is kept."""
+    clip = make_clip("bench-objectives.mkv", size=(96, 64), fps="25", frames=8)
+    fast = "--net tiny --steps 20 --patch 24 --batch 2 --preset ultrafast --device cpu --crf 30"
+    names = "fidelity,learned,learned-no-fake,learned-adversarial,sr-unet"
+    words = [str(clip), *fast.split(), "--objectives", names, "--work", str(tmp_path / "work")]
+    rows = _run("objectives", tmp_path / "a.json", *words)["results"]
+    assert [row["objective"] for row in rows] == names.split(",")
+    assert len({row["stream_kbps"] for row in rows}) == 1
+    assert len({row["psnr_y_db_bicubic"] for row in rows}) == 1
+    assert len({row["psnr_y_db"] for row in rows}) > 1
+    assert all(row["fit_seconds"] > 0 and row["vmaf_v061"] is not None for row in rows)
+    assert (tmp_path / "a" / f"{clip.stem}.png").stat().st_size > 10_000
+    again = _run("objectives", tmp_path / "b.json", *words)["results"]
+    assert again == rows
+
+
+def test_unsteadiness_is_what_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from objectives import means, unsteadiness
+
+    assert means([1.0, 3.0, 5.0, 7.0, 9.0], 2) == [2.0, 6.0]
+    falling = [20.0 - step for step in range(12)]
+    assert unsteadiness(falling) == pytest.approx(0.0, abs=1e-9)
+    assert unsteadiness([1.0, 1.0]) is None
+    # The second half is 1, 3, 1, 3, ...: 1 around 2, less a little that a line explains.
+    assert unsteadiness([1.0, 3.0] * 20) == pytest.approx(0.5, abs=0.01)

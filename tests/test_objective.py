@@ -90,3 +90,33 @@ def test_a_cheap_net_gets_fewer_lpips_patches() -> None:
 def test_unknown_objective_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="balanced, fidelity, perceptual"):
         objective_by_name("pretty")
+
+
+@pytest.mark.parametrize("name", ["balanced", "learned"])
+def test_the_loss_network_is_as_large_as_the_nets_step_allows(name: str) -> None:
+    sizes = {}
+    for net in ("tiny", "light", "full"):
+        objective = objective_by_name(name).for_net(net_config(net, SCALES[0]))
+        learned = objective.with_or_without(None).learned
+        assert learned is not None
+        sizes[net] = (learned.width, learned.patches)
+    assert sizes == {"tiny": (0.5, 2), "light": (0.5, 3), "full": (1.0, 4)}
+
+
+def test_a_learned_loss_stands_in_for_lpips_where_there_is_none() -> None:
+    balanced = objective_by_name("balanced")
+    assert balanced.learned is None
+    assert balanced.with_or_without(None).learned == balanced.stand_in is not None
+    for name in ("fidelity", "perceptual", "learned"):
+        objective = objective_by_name(name)
+        assert objective.with_or_without(None) is objective
+
+
+def test_the_pixel_loss_of_learned_is_equation_5_over_its_threshold() -> None:
+    """L_P = H(shown, source): |d| - 0.005 above 0.01, d^2 / 0.02 below."""
+    source = _planes(1)
+    by_luma = source._replace(y=source.y + 0.3)
+    by_chroma = source._replace(u=source.u + 0.004)
+    terms = LossTerms(objective_by_name("learned"), Colour(), None)
+    assert terms(by_luma, source).item() == pytest.approx(0.3 - 0.005, rel=1e-4)
+    assert terms(by_chroma, source).item() == pytest.approx(0.25 * 0.004**2 / 0.02, rel=1e-3)

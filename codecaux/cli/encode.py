@@ -44,7 +44,12 @@ __all__ = [
 # The names that codecaux.architecture and codecaux.encoder.objective know; a test compares.
 NETS = ("light", "full", "tiny")
 AUTO = "auto"
-OBJECTIVES = ("balanced", "fidelity", "perceptual")
+OBJECTIVES = (
+    *("balanced", "fidelity", "perceptual", "learned"),
+    # Variants for benchmarks/objectives.py.
+    *("learned-no-content", "learned-no-relation", "learned-no-fake", "learned-no-warm-up"),
+    *("learned-relation-100", "learned-adversarial", "balanced-offline", "sr-unet"),
+)
 # Those of codecaux.scores.
 POOL_NAMES = ("mean", "harmonic", "p5", "min")
 

@@ -74,6 +74,7 @@ def pretrain(json_output: bool, quiet: bool, folders: tuple[Path, ...], **option
 
     from codecaux.cli.render import follow, open_renderer
     from codecaux.device import choose_device
+    from codecaux.encoder.objective import objective_by_name
     from codecaux.encoder.pretrain import pretrain as run_pretrain
     from codecaux.encoder.pretrain_settings import PretrainSettings
     from codecaux.errors import LpipsUnavailableError
@@ -82,12 +83,13 @@ def pretrain(json_output: bool, quiet: bool, folders: tuple[Path, ...], **option
     settings = PretrainSettings(folders=folders, **_values(options))
     device = choose_device(options["device"])
     with open_renderer("pretrain", json_output=json_output, quiet=quiet) as renderer:
+        lpips = None
         try:
-            lpips = find_lpips("squeeze", explicit=options["lpips_weights"])
-            lpips = lpips.to(device.torch_device).cast(device.compute_dtype)
+            if objective_by_name(settings.objective).wants_lpips:
+                lpips = find_lpips("squeeze", explicit=options["lpips_weights"])
+                lpips = lpips.to(device.torch_device).cast(device.compute_dtype)
         except LpipsUnavailableError as error:
             click.echo(f"codecaux: trained without LPIPS: {error}", err=True)
-            lpips = None
         result = follow(run_pretrain(settings, device, lpips), renderer)
         renderer.result(
             {
