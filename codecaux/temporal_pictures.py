@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -90,7 +90,11 @@ def _rpf(axes: Any, steps: TemporalSteps, label: str, colour: str) -> None:
     axes.plot(at, mu, color=colour, linewidth=1.0, label=label)
 
 
-def _png(draw: Any, size_inches: tuple[float, float], layout: str | None = "constrained") -> bytes:
+def _png(
+    draw: Any,
+    size_inches: tuple[float, float],
+    layout: Literal["constrained"] | None = "constrained",
+) -> bytes:
     # Here: matplotlib takes half a second to load, and only pictures need it.
     import matplotlib as mpl
     from matplotlib.figure import Figure
