@@ -6,7 +6,7 @@ The photos are dealt out: every tenth is held out, of the others every second on
 picture as it is, the rest give source pictures with the planted fault, a faded, darker tone curve
 and a blur. No photo is in both folders. After the training the held-out photos are spoilt in the
 same way and enhanced by the product's own frame function: their PSNR against the unspoilt photo
-must rise. Interrupted, the same command goes on.
+must rise. Interrupted, the same command goes on; with --judge it judges what there is so far.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ from PIL import Image
 from torch import Tensor
 
 from codecaux.architecture import net_config
-from codecaux.bases import parse_base
+from codecaux.atomic import write_atomic
+from codecaux.bases import Base, base_bytes, parse_base
 from codecaux.colour import frame_to_rgb, planes_to_frame
 from codecaux.decoder.enhance import Enhancer, FloatSet
 from codecaux.device import Device, choose_device
 from codecaux.encoder.corpus import find_items, read_rgb
+from codecaux.encoder.parameters import FloatParameters
+from codecaux.encoder.pretrain import start_tensors
+from codecaux.encoder.training_state import load_state
 from codecaux.encoder.unpaired import pretrain_unpaired
 from codecaux.encoder.unpaired_patches import to_planes
 from codecaux.encoder.unpaired_settings import UnpairedSettings
@@ -62,17 +66,22 @@ def main() -> int:
         seed=options.seed,
         overwrite=True,
     )
-    result = _follow(pretrain_unpaired(settings, device))
+    if options.judge:
+        done, seconds = _so_far(settings)
+    else:
+        result = _follow(pretrain_unpaired(settings, device))
+        done, seconds = result.steps, result.train_seconds
     pairs = [_judge(path, settings.output, options.net, device) for path in held_out]
     gains = [after - before for before, after in pairs]
     row = {
         "net": options.net,
-        "photos": result.items,
+        "source_photos": len(list(settings.source.iterdir())),
+        "target_photos": len(list(settings.target.iterdir())),
         "held_out": len(pairs),
-        "patches": result.patches,
         "crop": options.crop,
         "batch": options.batch,
         "steps": options.steps,
+        "steps_done": done,
         "learning_rate": options.learning_rate,
         "cycle": options.cycle,
         "seed": options.seed,
@@ -81,7 +90,7 @@ def main() -> int:
         "gain_db": statistics.fmean(gains),
         "least_gain_db": min(gains),
         "photos_better": sum(gain > 0 for gain in gains),
-        "train_seconds": result.train_seconds,
+        "train_seconds": seconds,
     }
     planted = {"fade": _FADE, "gamma": _GAMMA, "range": _RANGE, "blur_sigma": _SIGMA}
     write_results(options.output, "unpaired", {"planted": planted}, [row])
@@ -100,9 +109,24 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--cycle", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", action="store_true", help="an unfinished training; no steps")
     parser.add_argument("--work", type=Path, default=Path("build/unpaired"))
     parser.add_argument("-o", "--output", type=Path, help="JSON; the table goes beside it")
     return parser.parse_args()
+
+
+def _so_far(settings: UnpairedSettings) -> tuple[int, float]:
+    """Write the base of the last checkpoint; its steps and seconds."""
+    config = net_config(settings.net, Fraction(1))
+    parameters = FloatParameters(config, start_tensors(settings.start, settings.net, config))
+    path = settings.work / f"{settings.output.name}.checkpoint"
+    latents = {"enhancer": parameters.latents}
+    record = load_state(path, latents, {}, settings.identity())
+    if record is None:
+        sys.exit(f"expected a training to judge at {path}, got none; leave out --judge")
+    tensors = {name: value.detach().numpy() for name, value in parameters.merged().items()}
+    write_atomic(settings.output, base_bytes(Base(config, tensors), {}))
+    return int(record["step"]), float(record["seconds"])
 
 
 # ----------------------------------------------------------------------------------------- planting

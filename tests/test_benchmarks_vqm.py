@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from codecaux.device import choose_device
+from codecaux.ffmpeg import Ffmpeg
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MakeClip = Callable[..., Path]
 
@@ -85,12 +88,14 @@ def test_only_one_protocol_is_in_a_table(modules: Callable[[str], Any]) -> None:
 def test_a_run_goes_on_where_it_was(
     modules: Callable[[str], Any],
     make_clip: MakeClip,
+    ffmpeg: Ffmpeg,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clip = make_clip("vqm.mkv", size=(96, 64), frames=6)
     output = tmp_path / "results" / "vqm"
+    vqm_points = modules("vqm_points")
     common = [str(clip), "--work", str(tmp_path / "work"), "-o", str(output), "--frames", "4"]
     common += ["--nets", "tiny", "--steps", "10", "--objective", "fidelity", "--allow-training"]
 
@@ -102,8 +107,10 @@ def test_a_run_goes_on_where_it_was(
 
     assert run() == ["vqm none ...", "vqm general tiny ...", "vqm fitted tiny ..."]
     assert run() == []
-    # Another CRF is another protocol: made again, and the table is of it alone.
-    assert len(run("--crf", "38")) == 3
+    # More frames are another protocol: what is made again has a table of its own.
+    settings = vqm_points.VqmSettings(tmp_path / "work", ("tiny",), frames=5)
+    maker = vqm_points.Maker(clip, settings, ffmpeg, choose_device("cpu"), None, None)
+    assert [task.method for task in maker.missing()] == ["none", "general", "fitted"]
     with output.with_name("vqm.tsv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [(r["clip"], r["method"]) for r in rows[:3]] == [
@@ -121,5 +128,5 @@ def test_a_run_goes_on_where_it_was(
     assert {row["stream_bytes"] for row in rows[:3]} == {plain["stream_bytes"]}
     document = json.loads(output.with_name("vqm.json").read_text())
     assert document["failures"] == []
-    assert {p["settings"]["crf"] for p in document["points"]} == {38.0}
+    assert {p["settings"]["crf"] for p in document["points"]} == {32.0}
     assert "No processing" in output.with_name("vqm.md").read_text(encoding="utf-8")
