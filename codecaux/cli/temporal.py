@@ -117,6 +117,7 @@ def _curves(steps: TemporalSteps) -> dict[str, list[float] | list[int]]:
 
 
 def print_found(scores: Mapping[str, Scores], written: list[str]) -> None:
+    """The table of steadiness, and what was written."""
     from codecaux.cli.tables import MISSING, facts_grid, print_grid
 
     rows = []
