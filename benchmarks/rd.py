@@ -150,10 +150,10 @@ def _settings(options: argparse.Namespace) -> RdSettings:
 def _run(options: argparse.Namespace) -> list[str]:
     """Make what is missing; the failures, a line each."""
     settings, device = _settings(options), choose_device(options.device)
-    splits = _splits(options.manifest)
+    splits = read_splits(options.manifest)
     clips = [clip for clip in options.clips if options.only in (None, clip.stem)]
     for clip in clips:
-        _check_split(clip, splits.get(clip.name), allow_training=options.allow_training)
+        check_split(clip, splits.get(clip.name), allow_training=options.allow_training)
     tools = ScoreTools(
         find_ffmpeg(),
         _lpips(options.lpips_weights, device),
@@ -168,7 +168,7 @@ def _run(options: argparse.Namespace) -> list[str]:
     return failures
 
 
-def _check_split(clip: Path, split: str | None, *, allow_training: bool) -> None:
+def check_split(clip: Path, split: str | None, *, allow_training: bool) -> None:
     """What a base may have been trained on says nothing about what it does for others."""
     if split != "test" and not allow_training:
         sys.exit(
@@ -224,8 +224,8 @@ def _assemble(options: argparse.Namespace, failures: Sequence[str]) -> None:
         "failures": list(failures),
     }
     write_atomic(_with_suffix(output, ".json"), json.dumps(document, indent=1).encode() + b"\n")
-    _write_table(_with_suffix(output, ".tsv"), POINT_COLUMNS, points)
-    _write_table(_with_suffix(output, "-bd.tsv"), BD_COLUMNS, bd_rows)
+    write_table(_with_suffix(output, ".tsv"), POINT_COLUMNS, points)
+    write_table(_with_suffix(output, "-bd.tsv"), BD_COLUMNS, bd_rows)
     for clip, its in by_clip.items():
         draw(its, output / f"{clip}.png")
     print(markdown(bd_rows, gains))
@@ -253,7 +253,7 @@ def _with_suffix(output: Path, suffix: str) -> Path:
     return output.with_name(output.name + suffix)
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(columns)
@@ -267,7 +267,7 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _splits(manifest: Path | None) -> dict[str, str]:
+def read_splits(manifest: Path | None) -> dict[str, str]:
     """File name -> split, from a table of tab-separated values."""
     if manifest is None:
         return {}

@@ -36,7 +36,7 @@ class Check:
 
 def examine() -> Iterator[Check]:
     """Every check, in the order in which a person would read them. Takes some seconds."""
-    for check in (_ffmpeg, _torch, _pyav, _lpips, _players):
+    for check in (_ffmpeg, _torch, _pyav, _opencv, _lpips, _players):
         yield from check()
 
 
@@ -142,6 +142,19 @@ def _pyav() -> Iterator[Check]:
     libraries = av.library_versions
     version = ".".join(map(str, libraries.get("libavcodec", ())))
     yield Check("PyAV", "ok", f"{av.__version__}, libavcodec {version}")
+
+
+def _opencv() -> Iterator[Check]:
+    try:
+        opencv = importlib.import_module("cv2")
+    except (ImportError, OSError) as error:
+        advice = (
+            'pip install "codecaux[temporal]"; until then scores come without tOF (motion as in '
+            "the source), RPF and everything else as ever"
+        )
+        yield Check("OpenCV", "missing", _first_line(error), advice)
+        return
+    yield Check("OpenCV", "ok", str(opencv.__version__))
 
 
 def _lpips() -> Iterator[Check]:

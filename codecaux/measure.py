@@ -7,8 +7,9 @@ without ever being written; ``measure_files`` is the same for two files.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ from codecaux.probe import probe
 from codecaux.scores import Scorer, Scores, ScoreTools
 from codecaux.video import ClipInfo, Frame, SampleArray, VideoFormat
 
-__all__ = ["common_format", "measure", "measure_files", "to_bit_depth"]
+__all__ = ["Watch", "common_format", "measure", "measure_files", "to_bit_depth"]
+
+# Sees each frame of the reference with its versions by name, all of one format, as it is scored.
+Watch = Callable[[VideoFormat, Frame, Mapping[str, Frame]], None]
 
 _STAGE = "score"
 _NAME = "distorted"
@@ -33,11 +37,13 @@ def measure(
     tools: ScoreTools,
     *,
     format: VideoFormat | None = None,
+    watch: Watch | None = None,
 ) -> Events[dict[str, Scores]]:
     """Score one or more versions (by name, frame by frame, in display order) of ``reference``.
 
     ``format`` is what the pictures are compared in: the reference's own by default; another bit
-    depth where the versions have it (the reference is then converted). Yields progress by frame.
+    depth where the versions have it (the reference is then converted). ``watch`` sees
+    every frame, for pictures beside the scores. Yields progress by frame.
     Raises InputError where the number of frames or a picture's size differs.
     """
     started = time.monotonic()
@@ -47,7 +53,8 @@ def measure(
     yield StageStarted(_STAGE, total)
     ours = (to_bit_depth(f, info.format, target) for f in read_frames(reference, info=info))
     with Scorer(target, tuple(names), tools, fps=info.average_fps, num_frames_hint=total) as scorer:
-        yield from _add_all(scorer, ours, iter(versions), total)
+        see = partial(watch, target) if watch is not None else None
+        yield from _add_all(scorer, ours, iter(versions), total, see)
         scores = scorer.finish()
     yield StageDone(_STAGE, time.monotonic() - started)
     return scores
@@ -58,6 +65,7 @@ def _add_all(
     ours: Iterator[Frame],
     theirs: Iterator[Mapping[str, Frame]],
     total: int | None,
+    see: Callable[[Frame, Mapping[str, Frame]], None] | None,
 ) -> Generator[Event, None, None]:
     done = 0
     for frame in ours:
@@ -66,6 +74,8 @@ def _add_all(
             expected = done + 1 + sum(1 for _ in ours)
             raise _count_error(f"expected {expected} frames as in the reference, got {done}")
         scorer.add(frame, version)
+        if see is not None:
+            see(frame, version)
         done += 1
         yield Progress(_STAGE, done, total)
     if next(theirs, None) is not None:
@@ -79,7 +89,9 @@ def _count_error(what: str) -> InputError:
     )
 
 
-def measure_files(reference: Path, distorted: Path, tools: ScoreTools) -> Events[Scores]:
+def measure_files(
+    reference: Path, distorted: Path, tools: ScoreTools, watch: Watch | None = None
+) -> Events[Scores]:
     """Score one file against its reference, both at the reference's size.
 
     Where the bit depths differ, the 8-bit side is converted to 10 bits. Raises InputError as
@@ -94,7 +106,7 @@ def measure_files(reference: Path, distorted: Path, tools: ScoreTools) -> Events
         {_NAME: to_bit_depth(frame, theirs.format, target)}
         for frame in read_frames(distorted, info=theirs)
     )
-    scores = yield from measure(reference, frames, [_NAME], tools, format=target)
+    scores = yield from measure(reference, frames, [_NAME], tools, format=target, watch=watch)
     return scores[_NAME]
 
 

@@ -29,7 +29,7 @@ from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.ffmpeg import Ffmpeg, FfmpegFeed
 from codecaux.lpips import Lpips, min_size
 from codecaux.sampling import EvenSampling
-from codecaux.temporal import TEMPORAL_METRICS, Flow, TemporalScores
+from codecaux.temporal import TEMPORAL_METRICS, Flow, TemporalScores, TemporalSteps
 from codecaux.video import Frame, SampleArray, VideoFormat
 from codecaux.vmaf import (
     V0_MODELS,
@@ -73,8 +73,8 @@ class Scores:
     over ``lpips_frames`` evenly spread frames of ``num_frames``. tOF in pixels of the source per
     frame, over ``tof_pairs`` evenly spread pairs of consecutive frames; RPF's mean (of its size)
     and deviation in 8-bit luma code values, over all pairs; all three from 0 (as steady as the
-    source) up. ``per_frame`` holds the values that were averaged, by metric. ``missing`` says, by
-    metric, why there is no value.
+    source) up. ``per_frame`` holds the values that were averaged, by metric, ``steps`` the
+    curves over time. ``missing`` says, by metric, why there is no value.
     """
 
     vmaf_v1: float | None
@@ -92,6 +92,7 @@ class Scores:
     vmaf_v1_model: str | None = None
     per_frame: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     missing: Mapping[str, str] = field(default_factory=dict)
+    steps: TemporalSteps = field(default_factory=TemporalSteps, repr=False)
 
     def value(self, metric: str) -> float | None:
         """The mean of one of ``METRICS``."""
@@ -180,7 +181,7 @@ class Scorer:
     All pictures have ``format`` (the source's own size). VMAF and SSIM run in an ffmpeg beside us
     while frames come in; ``add`` blocks when it falls behind, so memory stays bounded. LPIPS runs
     here, on the device ``tools.lpips`` is on, the reference's features shared by the versions; tOF
-    and RPF run here on the CPU. Metrics that a small picture or a clip of one frame does not allow
+    and RPF run here on the CPU. Metrics that a small picture or a very short clip does not allow
     are None (see ``Scores.missing``), never an error.
     An odd width or height is made even for ffmpeg by repeating the last column or row.
 
@@ -248,7 +249,11 @@ class Scorer:
             per_frame = [self._per_frame(version) for version in range(len(self._names))]
         finally:
             self.close()
-        return {n: self._scores(values) for n, values in zip(self._names, per_frame, strict=True)}
+        steps = [self._temporal.steps_of_version(version) for version in range(len(self._names))]
+        return {
+            name: self._scores(values, its_steps)
+            for name, values, its_steps in zip(self._names, per_frame, steps, strict=True)
+        }
 
     def close(self) -> None:
         """Stop what still runs and remove the temporary files. Harmless when done twice."""
@@ -287,7 +292,7 @@ class Scorer:
         values["lpips"] = self._sampling.of_version(version)
         return values | self._temporal.of_version(version)
 
-    def _scores(self, per_frame: Mapping[str, tuple[float, ...]]) -> Scores:
+    def _scores(self, per_frame: Mapping[str, tuple[float, ...]], steps: TemporalSteps) -> Scores:
         per_frame = {metric: values for metric, values in per_frame.items() if values}
         missing = self._missing | self._temporal.missing_reasons()
         if "lpips" not in per_frame:
@@ -301,6 +306,7 @@ class Scorer:
             vmaf_v1_model=self._plan.models.get("vmaf_v1"),
             per_frame=per_frame,
             missing=missing,
+            steps=steps,
         )
 
 

@@ -3,15 +3,18 @@
     tOF   do things move as in the source? In pixels of the source per frame
     RPF   does brightness change from frame to frame as in the source? In 8-bit luma code values
 
-Both compare changes between two consecutive frames, so a clip of one frame has neither. Neither
-says how good a picture is: a frozen error is perfectly steady. A version that lost the source's
-grain has a large RPF deviation for that alone, because grain is itself a change in time.
+Both compare changes between two consecutive frames, and steadiness takes two such changes at least:
+a clip of one or two frames has neither. Neither says how good a picture is: a frozen error is
+perfectly steady. A version that lost the source's grain has a large RPF deviation for that alone,
+because grain is itself a change in time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +28,20 @@ __all__ = [
     "TEMPORAL_METRICS",
     "Flow",
     "TemporalScores",
+    "TemporalSteps",
     "end_point_difference",
     "find_flow",
     "flow_luma",
     "flow_reduction",
     "relative_pixel_flow",
+    "ripple",
 ]
 
 RPF_METRICS = ("rpf_mean", "rpf_deviation")
 TEMPORAL_METRICS = ("tof", *RPF_METRICS)
 # Pictures wider than this are reduced before their flow is computed, which bounds the time.
 FLOW_MAX_WIDTH = 960
+_MIN_FRAMES = 3
 
 Luma8 = npt.NDArray[np.uint8]
 ErrorPlane = npt.NDArray[np.int16]
@@ -119,6 +125,31 @@ def relative_pixel_flow(previous: ErrorPlane, current: ErrorPlane) -> tuple[floa
     return mean, math.sqrt(max(0.0, variance))
 
 
+def ripple(series: Sequence[float]) -> float | None:
+    """Mean size of the change from one value to the next; None of fewer than two values.
+
+    RAVE, figures 8 and 13: "ripples in mu and sigma curves indicate temporal inconsistencies, the
+    amplitude shows the extent of the artifacts". The paper draws them and has no number for them;
+    this is ours.
+    """
+    changes = [abs(b - a) for a, b in pairwise(series)]
+    return math.fsum(changes) / len(changes) if changes else None
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalSteps:
+    """One version's curves over time: value i is of the step from frame i to frame i + 1.
+
+    ``rpf_mu`` (signed) and ``rpf_sigma`` in 8-bit luma code values, of every step; ``tof`` in
+    pixels of the source per frame, of the steps ``tof_indices``. All empty where not defined.
+    """
+
+    rpf_mu: tuple[float, ...] = ()
+    rpf_sigma: tuple[float, ...] = ()
+    tof: tuple[float, ...] = ()
+    tof_indices: tuple[int, ...] = ()
+
+
 class TemporalScores:
     """tOF and RPF of one or several versions against one reference, frame by frame.
 
@@ -182,17 +213,31 @@ class TemporalScores:
 
         |mu|, because the mean of mu itself over a clip tells only its two ends apart.
         """
-        unit = 1 << (self._bit_depth - 8)
+        steps = self.steps_of_version(version)
         return {
-            "tof": self._sampling.of_version(version),
-            "rpf_mean": tuple(abs(mean) / unit for mean, _ in self._rpf[version]),
-            "rpf_deviation": tuple(deviation / unit for _, deviation in self._rpf[version]),
+            "tof": steps.tof,
+            "rpf_mean": tuple(map(abs, steps.rpf_mu)),
+            "rpf_deviation": steps.rpf_sigma,
         }
+
+    def steps_of_version(self, version: int) -> TemporalSteps:
+        """The same as curves, mu with its sign."""
+        if self._num_frames < _MIN_FRAMES:
+            return TemporalSteps()
+        unit = 1 << (self._bit_depth - 8)
+        series = self._rpf[version]
+        return TemporalSteps(
+            rpf_mu=tuple(mean / unit for mean, _ in series),
+            rpf_sigma=tuple(deviation / unit for _, deviation in series),
+            tof=self._sampling.of_version(version),
+            tof_indices=self._sampling.indices,
+        )
 
     def missing_reasons(self) -> dict[str, str]:
         """By metric, why there is no value, after the last frame."""
-        if self._num_frames < 2:
-            return dict.fromkeys(TEMPORAL_METRICS, "not defined for a clip of one frame")
+        if self._num_frames < _MIN_FRAMES:
+            count = "one frame" if self._num_frames == 1 else "two frames"
+            return dict.fromkeys(TEMPORAL_METRICS, f"not defined for a clip of {count}")
         if self._flow is None:
             return {"tof": 'needs OpenCV: pip install "codecaux[temporal]"'}
         if not self._sampling.indices:

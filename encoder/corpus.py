@@ -59,8 +59,11 @@ class Corpus:
     skipped: tuple[tuple[Path, str], ...]
 
 
-def find_items(folders: Sequence[Path]) -> Corpus:
-    """Every video and photo under ``folders`` whose header says that it can be used.
+def find_items(
+    folders: Sequence[Path], *, min_photo: int = _MIN_PHOTO, min_video: int = _MIN_VIDEO
+) -> Corpus:
+    """Every video and photo under ``folders`` whose header says that it can be used: of at least
+    ``min_photo`` or ``min_video`` pixels on each side.
 
     InputError for a folder that is missing, unreadable or empty, or where nothing is left.
     """
@@ -74,7 +77,7 @@ def find_items(folders: Sequence[Path]) -> Corpus:
                 f"{', '.join(sorted(_VIDEO_SUFFIXES | _PHOTO_SUFFIXES))})"
             )
         for path in found:
-            item = _examine(path)
+            item = _examine(path, min_photo, min_video)
             if isinstance(item, Item):
                 items.append(item)
             else:
@@ -98,10 +101,12 @@ def _media_files(folder: Path) -> list[Path]:
         raise InputError(f"expected to read {folder}, got: {error.strerror}") from error
 
 
-def _examine(path: Path) -> Item | str:
+def _examine(path: Path, min_photo: int, min_video: int) -> Item | str:
     """The item, or why it cannot be one."""
     try:
-        return _examine_photo(path) if _is_photo(path) else _examine_video(path)
+        if _is_photo(path):
+            return _examine_photo(path, min_photo)
+        return _examine_video(path, min_video)
     except (InputError, OSError, av.error.FFmpegError) as error:
         return str(error)
 
@@ -110,22 +115,22 @@ def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in _PHOTO_SUFFIXES
 
 
-def _examine_photo(path: Path) -> Item | str:
+def _examine_photo(path: Path, least: int) -> Item | str:
     with av.open(str(path)) as container:
         if not container.streams.video:
             return "no picture in it"
         size = container.streams.video[0]
         width, height = size.width, size.height
-    if min(width, height) < _MIN_PHOTO:
-        return f"expected at least {_MIN_PHOTO}x{_MIN_PHOTO}, got {width}x{height}"
+    if min(width, height) < least:
+        return f"expected at least {least}x{least}, got {width}x{height}"
     return Item(path, "photo", width, height)
 
 
-def _examine_video(path: Path) -> Item | str:
+def _examine_video(path: Path, least: int) -> Item | str:
     info = probe(path)
     size = info.format
-    if min(size.width, size.height) < _MIN_VIDEO:
-        return f"expected at least {_MIN_VIDEO}x{_MIN_VIDEO}, got {size.width}x{size.height}"
+    if min(size.width, size.height) < least:
+        return f"expected at least {least}x{least}, got {size.width}x{size.height}"
     if info.is_hdr:
         return "HDR (PQ or HLG): bases are trained on SDR"
     if info.is_interlaced:

@@ -43,7 +43,7 @@ from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.lpips import Lpips
 from codecaux.video import SCALES, VideoFormat
 
-__all__ = ["PretrainResult", "pretrain"]
+__all__ = ["PretrainResult", "pretrain", "start_tensors"]
 
 _WARM_UP_STEPS = 200
 _RATE_END = 0.02
@@ -79,7 +79,7 @@ def pretrain(
     if settings.output.exists() and not settings.overwrite:
         raise UsageError(f"{settings.output} exists; add -y to replace it, or choose another")
     corpus = find_items(settings.folders)
-    start = _start(settings, config)
+    start = start_tensors(settings.start, settings.net, config)
     yield from _report(corpus)
     settings.work.mkdir(parents=True, exist_ok=True)
     goal = make_goal(
@@ -142,16 +142,18 @@ def _shard_settings(settings: PretrainSettings) -> ShardSettings:
     )
 
 
-def _start(settings: PretrainSettings, config: SrUnetConfig) -> dict[str, Tensor]:
-    """The generated initialisation, and what the start has of equal name and shape."""
+def start_tensors(start: str | None, net: str, config: SrUnetConfig) -> dict[str, Tensor]:
+    """The generated initialisation, and what ``start`` (an id or a file) has of equal name and
+    shape.
+    """
     result = {n: torch.from_numpy(a) for n, a in get_base(GENERATED_BASE_ID, config).items()}
-    if settings.start is None:
+    if start is None:
         return result
-    path = Path(settings.start)
+    path = Path(start)
     if path.exists():
         found = parse_base(path.read_bytes()).base.tensors
     else:
-        found = _known(settings.start, settings.net)
+        found = _known(start, net)
     return _taken_over(result, found)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from codecaux import __version__, errors
+from codecaux import __version__, doctor, errors
 from codecaux.architecture import NETS, SrUnetConfig, parameter_shapes
 from codecaux.cli import encode as encode_command
 from codecaux.cli import main as main_module
@@ -34,6 +35,7 @@ from codecaux.quantise import QuantisedTensor
 from codecaux.weightsfile import WeightSet, WeightsFile, WeightsMetadata, pack
 
 NUM_FRAMES = 4
+MakeClip = Callable[..., Path]
 CONFIG = SrUnetConfig("test", (2, 2, 2, 2), (1, 1, 1, 1, 1, 1, 1), Fraction(2))
 
 
@@ -442,6 +444,48 @@ def test_measure_plain_and_enhanced(
     assert "VMAF v1 is missing" in out
 
 
+def test_measure_temporal_draws_and_counts(
+    make_clip: MakeClip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, other = (make_clip(f"steady-{n}.mkv", frames=n) for n in (4, 2))
+    name = tmp_path / "steady"
+    command = ("measure", source, source, "--temporal", "-o", name, "--column", 5)
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert "its ripple" in out
+    for suffix in ("-profiles.png", "-rpf.png"):
+        assert Path(f"{name}{suffix}").read_bytes().startswith(b"\x89PNG")
+    rows = Path(f"{name}.tsv").read_text().splitlines()
+    assert rows[1:] == [f"distorted\t{i}\t0\t0\t0" for i in range(3)]
+    code, _, err = run(capsys, *command)
+    assert (code, "-y" in err) == (2, True)
+    found = result_of(run(capsys, *command, "-y", "--json")[1])["temporal"]
+    assert found["column"] == 5  # type: ignore[index]
+    assert found["versions"]["distorted"]["tof_frames"] == [0, 1, 2]  # type: ignore[index]
+    code, out, _ = run(capsys, "measure", other, other, "--temporal", "-o", tmp_path / "short")
+    assert code == 0
+    assert out.count("not defined") >= 6
+    assert "three frames or more" in out
+    assert not list(tmp_path.glob("short*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-o", "name"), "together with --temporal"),
+        (("--column", "5"), "together with --temporal"),
+        (("--temporal", "--column", "500"), "a column of 0 to 95, got 500"),
+        (("--temporal", "-o", "nowhere/name"), "expected the folder nowhere"),
+    ],
+)
+def test_measure_temporal_refuses(
+    options: tuple[str, ...], words: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "measure", clip, clip, *options)
+    assert code == 2
+    assert words in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -478,6 +522,16 @@ def test_doctor_finds_what_this_machine_has(capsys: pytest.CaptureFixture[str]) 
     models = [c for name, c in checks.items() if name.startswith("VMAF model")]
     assert [c["status"] for c in models] == ["ok"] * 3
     assert {"player mpv", "LPIPS weights alex", "device cuda"} <= set(checks)
+
+
+def test_doctor_says_what_is_lost_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = doctor._opencv()
+    assert check.status == "ok"
+    monkeypatch.setitem(sys.modules, "cv2", None)  # its import fails
+    (check,) = doctor._opencv()
+    assert (check.status, check.exit_code) == ("missing", 0)
+    assert "without tOF" in check.advice
+    assert "codecaux[temporal]" in check.advice
 
 
 def test_doctor_without_ffmpeg(

@@ -144,7 +144,7 @@ def test_every_command_keeps_the_contract(
     for command, *arguments in (
         ("encode", clip, "-o", stream, *fast),
         ("play", stream, "-o", shown),
-        ("measure", clip, stream, "--weights", weights),
+        ("measure", clip, stream, "--weights", weights, "--temporal", "-o", tmp_path / "steady"),
         ("inspect", weights),
         ("verify", stream, weights),
         ("pretrain", photos, "-o", tmp_path / "base.safetensors", *tiny),

@@ -18,11 +18,13 @@ from codecaux.temporal import (
     TEMPORAL_METRICS,
     Flow,
     TemporalScores,
+    TemporalSteps,
     end_point_difference,
     find_flow,
     flow_luma,
     flow_reduction,
     relative_pixel_flow,
+    ripple,
 )
 from codecaux.video import Frame, SampleArray, VideoFormat
 
@@ -110,9 +112,9 @@ def test_tof_of_known_translations(farneback: Flow) -> None:
 
 def test_tof_of_a_wide_picture_is_in_its_own_pixels(farneback: Flow) -> None:
     # 1200 wide: the flow is computed at 600, where 2 and 6 pixels are 1 and 3.
-    reference, other = (moving(step, count=2, size=(64, 1200)) for step in (2, 6))
+    reference, other = (moving(step, count=3, size=(64, 1200)) for step in (2, 6))
     scores = streamed(layout_of(reference), reference, other, flow=farneback)
-    assert scores.of_version(0)["tof"] == pytest.approx((4.0,), rel=0.05)
+    assert scores.of_version(0)["tof"] == pytest.approx((4.0, 4.0), rel=0.05)
 
 
 def test_equal_videos_are_equally_steady(farneback: Flow) -> None:
@@ -143,9 +145,10 @@ def test_flow_luma_is_the_mean_of_squares() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (6, 6), (1, 2000), (16, 16)])
 def test_any_size_has_a_finite_tof(farneback: Flow, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    a, b = ([rng.integers(0, 256, size).astype(np.uint8) for _ in range(2)] for _ in range(2))
-    (value,) = streamed(layout_of(a), a, b, flow=farneback).of_version(0)["tof"]
-    assert math.isfinite(value)
+    a, b = ([rng.integers(0, 256, size).astype(np.uint8) for _ in range(3)] for _ in range(2))
+    values = streamed(layout_of(a), a, b, flow=farneback).of_version(0)["tof"]
+    assert len(values) == 2
+    assert all(map(math.isfinite, values))
 
 
 # --------------------------------------------------------------------------------------------- RPF
@@ -189,6 +192,25 @@ def test_a_still_error_is_steady_and_a_flickering_one_is_not() -> None:
     # The whole picture up and down by 6: all in the mean, nothing in the deviation.
     assert c["rpf_mean"] == (6.0,) * 5
     assert c["rpf_deviation"] == (0.0,) * 5
+
+
+def test_curves_keep_the_sign_and_the_place() -> None:
+    reference = [np.full((4, 4), 100, np.uint8)] * 4
+    # Up by 2, by 6 more, down by 8: mu is that; all pixels alike, so sigma is 0.
+    version = [np.full((4, 4), value, np.uint8) for value in (100, 102, 108, 100)]
+    scores = streamed(VideoFormat(4, 4), reference, version, hint=4, max_pairs=1)
+    steps = scores.steps_of_version(0)
+    assert steps.rpf_mu == (2.0, 6.0, -8.0)
+    assert steps.rpf_sigma == (0.0, 0.0, 0.0)
+    assert steps.tof_indices == (1,)
+    assert steps.tof == pytest.approx((6.0 * math.sqrt(2),))
+    assert scores.of_version(0)["rpf_mean"] == (2.0, 6.0, 8.0)
+
+
+def test_ripple_by_hand() -> None:
+    assert ripple((2.0, 6.0, -8.0)) == 9.0  # (4 + 14) / 2
+    assert ripple((5.0, 5.0)) == 0.0
+    assert ripple((5.0,)) is None
 
 
 def test_10_bits_count_a_quarter() -> None:
@@ -251,11 +273,14 @@ def test_tof_is_of_few_pairs_the_same_as_without_a_limit(hint: int | None) -> No
 # ----------------------------------------------------------------------------------------- missing
 
 
-def test_one_frame_has_neither() -> None:
+@pytest.mark.parametrize(("count", "words"), [(1, "one frame"), (2, "two frames")])
+def test_one_or_two_frames_have_neither(count: int, words: str) -> None:
     for flow in (still_flow, None):
-        scores = streamed(VideoFormat(160, 96), moving(1, count=1), moving(3, count=1), flow=flow)
+        pair = (moving(step, count=count) for step in (1, 3))
+        scores = streamed(VideoFormat(160, 96), *pair, flow=flow)
         assert scores.of_version(0) == dict.fromkeys(TEMPORAL_METRICS, ())
-        expected = dict.fromkeys(TEMPORAL_METRICS, "not defined for a clip of one frame")
+        assert scores.steps_of_version(0) == TemporalSteps()
+        expected = dict.fromkeys(TEMPORAL_METRICS, f"not defined for a clip of {words}")
         assert scores.missing_reasons() == expected
 
 
@@ -272,7 +297,7 @@ def test_without_opencv_tof_alone_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)  # its import fails
     assert find_flow() is None
-    planes = moving(1, count=2, size=(32, 32))
+    planes = moving(1, count=3, size=(32, 32))
     chroma = np.zeros((16, 16), np.uint8)
     frames = [Frame(plane, chroma, chroma, i) for i, plane in enumerate(planes)]
     with Scorer(
@@ -280,7 +305,7 @@ def test_without_opencv_tof_alone_is_missing(
         ["a"],
         ScoreTools(ffmpeg, flow=find_flow()),
         fps=Fraction(25),
-        num_frames_hint=2,
+        num_frames_hint=3,
     ) as scorer:
         for frame in frames:
             scorer.add(frame, {"a": frame})

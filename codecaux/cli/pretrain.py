@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,12 @@ from codecaux.cli.options import (
     yes_option,
 )
 from codecaux.cli.session import current_session
+from codecaux.cli.unpaired import refuse_unpaired_options, unpaired_settings
+
+if TYPE_CHECKING:
+    from codecaux.device import Device
+    from codecaux.encoder.pretrain import PretrainResult
+    from codecaux.events import Events
 
 __all__ = ["parse_range", "pretrain"]
 
@@ -30,6 +36,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Function]:
     setting = f"codecaux.encoder.pretrain_settings:PretrainSettings.{field}"
+    return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
+
+
+def _unpaired(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Function]:
+    setting = f"codecaux.encoder.unpaired_settings:UnpairedSettings.{field}"
     return click.option(*names, cls=SettingOption, setting=setting, **kwargs)
 
 
@@ -59,6 +70,9 @@ def _setting(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fun
     help="Memory for patches, in MiB.",
 )
 @click.option("--jobs", type=int, help="Streams coded at a time  [default: all cores]")
+@click.option("--unpaired", is_flag=True, help="FOLDERS are SOURCE TARGET: learns the look.")
+@_unpaired("--crop", type=int, field="crop", help="With --unpaired: a patch's side in pixels.")
+@_unpaired("--cycle", type=float, field="cycle", help="With --unpaired: weight of the way back.")
 @lpips_option
 @device_option
 @yes_option
@@ -69,28 +83,18 @@ def pretrain(json_output: bool, quiet: bool, folders: tuple[Path, ...], **option
 
     Photos are given a slow synthetic camera motion. Interrupted, the same command goes on. To use
     the result, name its folder in the environment variable CODECAUX_BASES.
+
+    With --unpaired there are two folders, SOURCE and TARGET, of different pictures: what comes
+    out, for scale 1, gives pictures like the first the look of the second.
     """
     current_session().interrupt_hint = "the same command goes on from here"
 
     from codecaux.cli.render import follow, open_renderer
     from codecaux.device import choose_device
-    from codecaux.encoder.objective import objective_by_name
-    from codecaux.encoder.pretrain import pretrain as run_pretrain
-    from codecaux.encoder.pretrain_settings import PretrainSettings
-    from codecaux.errors import LpipsUnavailableError
-    from codecaux.lpips import find_lpips
 
-    settings = PretrainSettings(folders=folders, **_values(options))
     device = choose_device(options["device"])
     with open_renderer("pretrain", json_output=json_output, quiet=quiet) as renderer:
-        lpips = None
-        try:
-            if objective_by_name(settings.objective).wants_lpips:
-                lpips = find_lpips("squeeze", explicit=options["lpips_weights"])
-                lpips = lpips.to(device.torch_device).cast(device.compute_dtype)
-        except LpipsUnavailableError as error:
-            click.echo(f"codecaux: trained without LPIPS: {error}", err=True)
-        result = follow(run_pretrain(settings, device, lpips), renderer)
+        result = follow(_training(folders, options, device), renderer)
         renderer.result(
             {
                 "output": str(result.output),
@@ -111,6 +115,34 @@ def pretrain(json_output: bool, quiet: bool, folders: tuple[Path, ...], **option
         )
 
 
+def _training(
+    folders: tuple[Path, ...], options: dict[str, Any], device: Device
+) -> Events[PretrainResult]:
+    """With pairs made by x265, or without any."""
+    output: Path = options["output"]
+    work = options["work"] or output.with_name(output.name + ".work")
+    if options["unpaired"]:
+        from codecaux.encoder.unpaired import pretrain_unpaired
+
+        return pretrain_unpaired(unpaired_settings(folders, options, work), device)
+    from codecaux.encoder.objective import objective_by_name
+    from codecaux.encoder.pretrain import pretrain as run_pretrain
+    from codecaux.encoder.pretrain_settings import PretrainSettings
+    from codecaux.errors import LpipsUnavailableError
+    from codecaux.lpips import find_lpips
+
+    refuse_unpaired_options(options)
+    settings = PretrainSettings(folders=folders, work=work, **_values(options))
+    lpips = None
+    try:
+        if objective_by_name(settings.objective).wants_lpips:
+            lpips = find_lpips("squeeze", explicit=options["lpips_weights"])
+            lpips = lpips.to(device.torch_device).cast(device.compute_dtype)
+    except LpipsUnavailableError as error:
+        click.echo(f"codecaux: trained without LPIPS: {error}", err=True)
+    return run_pretrain(settings, device, lpips)
+
+
 _PLAIN = (
     *("net", "preset", "steps", "batch", "learning_rate", "objective", "adversarial", "seed"),
     *("moves", "start", "jobs"),
@@ -125,9 +157,7 @@ def _values(options: dict[str, Any]) -> dict[str, Any]:
         values["crf"] = parse_range(options["crf"])
     if options["bank_mib"] is not None:
         values["bank_bytes"] = options["bank_mib"] << 20
-    output: Path = options["output"]
-    values["output"], values["overwrite"] = output, options["yes"]
-    values["work"] = options["work"] or output.with_name(output.name + ".work")
+    values["output"], values["overwrite"] = options["output"], options["yes"]
     return values
 
 
