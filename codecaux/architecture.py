@@ -67,8 +67,8 @@ class SrUnetConfig:
     For scale 1 the input is folded by pixel-unshuffle 2 (3 -> 12 channels, half the size), so that
     a same-size enhancement costs what a x2 one to the same output size costs.
 
-    ``hidden`` channels of state from one frame to the next, and ``global_filters`` (RAVE's F') in
-    each local/global module: both 0 for a net that sees one frame, both above 0 for a recurrent one.
+    ``hidden`` channels of state from one frame to the next, ``global_filters`` (RAVE's F') in each
+    local/global module: both 0 for a net that sees one frame, both above 0 for a recurrent one.
     """
 
     name: str
@@ -187,9 +187,7 @@ def global_modules(config: SrUnetConfig) -> tuple[GlobalModule, ...]:
     last = {block.stage: block for block in blocks(config)}
     consumers = {"up3": ("up2.0", w2), "up2": ("up1.0", w1), "up1": ("last", config.out_channels)}
     return tuple(
-        GlobalModule(
-            stage, last[stage].name, last[stage].in_channels, window, *consumers[stage]
-        )
+        GlobalModule(stage, last[stage].name, last[stage].in_channels, window, *consumers[stage])
         for stage, window in _GLOBAL_WINDOWS.items()
     )
 

@@ -271,4 +271,5 @@ def _drawn(name: str, shape: tuple[int, ...], gain: float) -> FloatArray:
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     bound = (6.0 / math.prod(shape[1:])) ** 0.5 * gain
     # random() maps 53 bits by one multiplication: the same on every platform, unlike normal().
-    return ((generator.random(shape) * 2.0 - 1.0) * bound).astype(np.float32)
+    values: FloatArray = ((generator.random(shape) * 2.0 - 1.0) * bound).astype(np.float32)
+    return values

@@ -26,8 +26,8 @@ from codecaux.video import ChromaLocation, Colour, Geometry, Matrix
 __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
-    "MAX_RESETS",
     "MAX_PARAMETERS",
+    "MAX_RESETS",
     "Json",
     "WeightsMetadata",
     "metadata_from_text",
@@ -74,8 +74,8 @@ class WeightsMetadata:
     was not measured, or is not finite, is None. ``format_version`` is what a file that was read
     says; what is written says the oldest that can hold its sets and its network.
 
-    ``resets``: the frames, rising, before which a recurrent net forgets: the scene cuts (the title's
-    first frame and those where the weights change need no mention). Empty for the others.
+    ``resets``: the frames, rising, before which a recurrent net forgets: the scene cuts (the first
+    frame and those where the weights change need no mention). Empty for other nets.
     """
 
     architecture: SrUnetConfig
@@ -119,7 +119,9 @@ def metadata_to_text(metadata: WeightsMetadata) -> dict[str, str]:
         "scores": _dump(_finite(metadata.scores)),
         "created_by": metadata.created_by,
     }
-    return entries | ({"resets": _dump(metadata.resets)} if metadata.architecture.is_recurrent else {})
+    if metadata.architecture.is_recurrent:
+        entries["resets"] = _dump(metadata.resets)
+    return entries
 
 
 def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:

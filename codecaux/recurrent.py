@@ -8,14 +8,15 @@ as the cell::
     y_{t-1} (shown) ──┼─ down1 ─ ... ─ up3 ─ up2 ─ up1 ┬─ last 1x1 ─> residual ─> y_t
     h_{t-1} ──────────┘                └─LGM─┴─LGM─┴LGM┴─ 1x1, tanh ─> h_t
 
-Each stage on the way up ends in a local/global module (LGM, figure 2): its input f goes through the
-block as ever (the local features l) and through a convolution of window k_g = stride k_g, whose
-ReLU is averaged over the picture (equation 9). The mean is replicated and seen beside l by the layer
-downstream. A convolution of a constant map is a bias: its kernel is 1x1, and costs nothing a pixel.
+Each stage on the way up ends in a local/global module (LGM, figure 2): its input f goes through
+the block as ever (the local features l) and through a convolution of window k_g = stride k_g, whose
+ReLU is averaged over the picture (equation 9). The mean is replicated and seen beside l by the
+layer downstream. A convolution of a constant map is a bias: its kernel is 1x1, and costs nothing a
+pixel.
 
-Ours differs from the paper's cell: the frames before and after x_t are not inputs (no look-ahead, no
-delay), and h_t is bounded by tanh as y_t is by its range, so that no error grows without bound over
-a long title.
+Ours differs from the paper's cell: the frames before and after x_t are not inputs (no look-ahead,
+no delay), and h_t is bounded by tanh as y_t is by its range, so that no error grows without bound
+over a long title.
 """
 
 from __future__ import annotations
@@ -69,9 +70,7 @@ def recurrent_phases(
     modules = {module.block: module for module in global_modules(config)}
     concatenated = torch.cat(state, 1).contiguous(memory_format=torch.channels_last)
     # Layer -> what it gets beside its own input.
-    beside = {
-        blocks(config)[0].name: F.conv2d(concatenated, weights["state.weight"], padding=1)
-    }
+    beside = {blocks(config)[0].name: F.conv2d(concatenated, weights["state.weight"], padding=1)}
     features = x
 
     def run(block: Block, parts: tuple[Tensor, ...]) -> Tensor:

@@ -253,8 +253,8 @@ class Enhancer:
     ``format`` describes its output: the source's size, the stream's depth and colour. Without
     ``sets`` it upscales plainly, and ``enhanced`` is ``base``.
 
-    A recurrent net remembers the frame before: give it the frames in order. It starts afresh where a
-    set begins, at ``resets``, and after a seek. Memory: one state, whatever the title's length.
+    A recurrent net remembers the frame before: give it the frames in order. It starts afresh where
+    a set begins, at ``resets``, and after a seek. Memory: one state, whatever the title's length.
     """
 
     def __init__(

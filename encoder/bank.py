@@ -4,11 +4,14 @@ Every frame is cut into a grid of patches at a random, seeded phase. A weighted 
 fixed number of them whatever the title's length (Efraimidis & Spirakis 2006, algorithm A-Res: keep
 the largest keys u^(1/w), u uniform); a patch's weight w is its energy, texture plus motion, so
 that skies and still backgrounds do not fill the bank.
+
+For a recurrent network a place is kept over a short run of consecutive frames, of one scene.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -18,18 +21,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from codecaux.architecture import SrUnetConfig
 from codecaux.colour import Planes, code_scale
 from codecaux.errors import UsageError
 from codecaux.events import Events, Progress
 from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
 
-__all__ = ["BankSettings", "PatchBank", "build_bank", "build_banks", "patch_shape"]
+__all__ = [
+    "RUN_FRAMES",
+    "BankSettings",
+    "PatchBank",
+    "build_bank",
+    "build_banks",
+    "patch_shape",
+    "run_frames",
+]
 
 SamplePlanes = tuple[SampleArray, SampleArray, SampleArray]
 
 # A patch's corner lies on multiples of this many coded pixels: chroma stays on whole samples, and
 # 1.5 times it is even.
 _CORNER_STEP = 4
+# What a recurrent network is unrolled over: half a step's default batch (RAVE trains on 5).
+RUN_FRAMES = 4
 # Added to every energy (8-bit code values), so that flat patches are rare but not absent.
 _ENERGY_FLOOR = 1.0
 
@@ -39,7 +53,8 @@ class BankSettings:
     """``patch`` in coded pixels; ``max_bytes`` bounds the bank; ``keep`` is the fraction of all
     patches wanted when the bound allows more (8 to 25 % suffice, per Zhou et al.'s EPS).
     ``uniform``: all patches count alike, so that the bank stands for the title evenly and two
-    streams of one title give the same places.
+    streams of one title give the same places. ``run``: consecutive frames of each place; runs do
+    not go over ``resets`` (frames before which a recurrent network forgets).
     """
 
     patch: int = 96
@@ -48,10 +63,17 @@ class BankSettings:
     min_patches: int = 256
     seed: int = 0
     uniform: bool = False
+    run: int = 1
+    resets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_bytes < 16 << 20:
             raise UsageError(f"expected a patch bank of at least 16 MiB, got {self.max_bytes} B")
+
+
+def run_frames(config: SrUnetConfig) -> int:
+    """Consecutive frames of a place that a network of ``config`` is fitted on."""
+    return RUN_FRAMES if config.is_recurrent else 1
 
 
 @dataclass(eq=False)
@@ -59,7 +81,8 @@ class PatchBank:
     """Patches as code values: arrays of [count, h, w] for the six planes.
 
     ``coded``: y [K, p, q], u, v [K, p/2, q/2]; ``source``: the same times the scale.
-    ``frame`` [K] is the frame each came from.
+    ``frame`` [K] is the frame each came from. ``run`` of them in a row are one place in time; the
+    bank's length, and its indices, count runs.
     """
 
     format: VideoFormat
@@ -67,35 +90,46 @@ class PatchBank:
     source: SamplePlanes
     frame: npt.NDArray[np.int64]
     candidates: int = 0
+    run: int = 1
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self.frame) // self.run
 
     @property
     def size_bytes(self) -> int:
         return sum(plane.nbytes for plane in self.coded + self.source)
 
     def of_frames(self, first: int, end: int) -> PatchBank:
-        """The patches of the frames ``first`` <= index < ``end`` alone, copied."""
-        chosen = np.flatnonzero((self.frame >= first) & (self.frame < end))
+        """The patches of the frames ``first`` <= index < ``end`` alone, whole runs, copied."""
+        frames = self.frame.reshape(-1, self.run)
+        inside = np.flatnonzero((frames[:, 0] >= first) & (frames[:, -1] < end))
+        chosen = self._patches(inside)
         (cy, cu, cv), (sy, su, sv) = self.coded, self.source
         return PatchBank(
             self.format,
             (cy[chosen], cu[chosen], cv[chosen]),
             (sy[chosen], su[chosen], sv[chosen]),
             self.frame[chosen],
-            len(chosen),
+            len(inside),
+            self.run,
         )
 
+    def _patches(self, runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Indices of the patches of ``runs``, those of one in a row."""
+        return (runs[:, None] * self.run + np.arange(self.run)).ravel()
+
     def batch(self, indices: npt.NDArray[np.int64], device: torch.device) -> tuple[Planes, Planes]:
-        """(coded, source) nominal float32 planes of the chosen patches.
+        """(coded, source) nominal float32 planes of the chosen patches, or of the chosen runs', in
+        the order of time within each.
 
         Never mirrored: a title's structures are not symmetric (nor are its codec's artefacts or
         its chroma siting), and what is fitted is this title (docs/experiments.md, E1).
         """
 
+        patches = self._patches(indices)
+
         def planes(group: SamplePlanes) -> Planes:
-            y, u, v = (_to_device(plane[indices], device) for plane in group)
+            y, u, v = (_to_device(plane[patches], device) for plane in group)
             y0, y_span, c0, c_span = code_scale(self.format)
             return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
 
@@ -166,12 +200,17 @@ class _Builder:
         self._patch = patch_shape(geometry, settings.patch, alignment)
         self._uniform = settings.uniform
         self._rng = np.random.Generator(np.random.PCG64(settings.seed))
-        capacity = self._capacity(num_frames, settings)
+        self._ends = sorted({num_frames, *(r for r in settings.resets if 0 < r < num_frames)})
+        longest = max(b - a for a, b in itertools.pairwise((0, *self._ends)))
+        self._run = max(1, min(settings.run, longest))
+        # Slot -> first frame and corner of the run that is still to be filled.
+        self._open: dict[int, tuple[int, int, int]] = {}
+        self._capacity_runs = max(1, self._capacity(num_frames, settings) // self._run)
+        capacity = self._capacity_runs * self._run
         self._coded = self._allocate(capacity, self._patch)
         height, width = (int(size * self._scale) for size in self._patch)
         self._source = self._allocate(capacity, (height, width))
         self._frame = np.zeros(capacity, np.int64)
-        self._capacity_patches = capacity
         self._heap: list[tuple[float, int]] = []  # (key, slot), smallest key first
         self._previous: SampleArray | None = None
         self._candidates = 0
@@ -199,7 +238,9 @@ class _Builder:
         """Offer every patch of frame ``index`` to the reservoir."""
         coded_planes = [self._at_least(p, n) for p, n in zip(coded.planes, (1, 2, 2), strict=True)]
         source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
-        for top, left in self._corners(coded_planes[0].shape):
+        self._continue_runs(index, coded_planes, source_planes)
+        corners = self._corners(coded_planes[0].shape) if self._may_begin(index) else []
+        for top, left in corners:
             self._candidates += 1
             energy = (coded_planes[0], source_planes[0], top, left)
             weight = 1.0 if self._uniform else _ENERGY_FLOOR + self._energy(*energy)
@@ -207,9 +248,28 @@ class _Builder:
             key = math.log(self._rng.random() or 5e-324) / weight
             slot = self._slot(key)
             if slot is not None:
-                self._frame[slot] = index
-                self._store(slot, coded_planes, source_planes, top, left)
+                if self._run > 1:
+                    self._open[slot] = (index, top, left)
+                place = slot * self._run
+                self._frame[place] = index
+                self._store(place, coded_planes, source_planes, top, left)
         self._previous = coded_planes[0]
+
+    def _may_begin(self, index: int) -> bool:
+        """Whether a run that begins here ends before the next reset."""
+        end = next((end for end in self._ends if end > index), index)
+        return index + self._run <= max(end, index + 1)
+
+    def _continue_runs(
+        self, index: int, coded: list[SampleArray], source: list[SampleArray]
+    ) -> None:
+        for slot, (first, top, left) in list(self._open.items()):
+            if index - first >= self._run:
+                del self._open[slot]
+                continue
+            place = slot * self._run + index - first
+            self._frame[place] = index
+            self._store(place, coded, source, top, left)
 
     def _corners(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
         axes = []
@@ -235,7 +295,7 @@ class _Builder:
         return float(texture + motion) / unit
 
     def _slot(self, key: float) -> int | None:
-        if len(self._heap) < self._capacity_patches:
+        if len(self._heap) < self._capacity_runs:
             slot = len(self._heap)
             heapq.heappush(self._heap, (key, slot))
             return slot
@@ -246,13 +306,13 @@ class _Builder:
         return slot
 
     def _store(
-        self, slot: int, coded: list[SampleArray], source: list[SampleArray], top: int, left: int
+        self, place: int, coded: list[SampleArray], source: list[SampleArray], top: int, left: int
     ) -> None:
         for planes, kept, scale in ((coded, self._coded, 1), (source, self._source, self._scale)):
             for plane, bank, divisor in zip(planes, kept, (1, 2, 2), strict=True):
                 t, l_ = (int(v * scale) // divisor for v in (top, left))
                 height, width = bank.shape[1:]
-                bank[slot] = plane[t : t + height, l_ : l_ + width]
+                bank[place] = plane[t : t + height, l_ : l_ + width]
 
     def _at_least(self, plane: SampleArray, divisor: int) -> SampleArray:
         """A decoded plane, edge-replicated where the picture is smaller than one patch."""
@@ -265,11 +325,12 @@ class _Builder:
         return _edge_pad(plane, height, width)
 
     def finish(self) -> PatchBank:
-        count = len(self._heap)
+        count = len(self._heap) * self._run
         coded, source = (
             (y[:count], u[:count], v[:count]) for y, u, v in (self._coded, self._source)
         )
-        return PatchBank(self._format, coded, source, self._frame[:count], self._candidates)
+        frame, candidates = self._frame[:count], self._candidates
+        return PatchBank(self._format, coded, source, frame, candidates, self._run)
 
 
 def _edge_pad(plane: SampleArray, height: int, width: int) -> SampleArray:

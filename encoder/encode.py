@@ -24,7 +24,8 @@ from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base, known_base_ids
 from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
+from codecaux.encoder.bank import BankSettings, PatchBank, build_banks, run_frames
+from codecaux.encoder.cuts import find_resets
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.objective import LossTerms, objective_by_name
@@ -168,8 +169,9 @@ def _check_settings(settings: EncodeSettings) -> None:
 
 def _bank_settings(settings: EncodeSettings) -> BankSettings:
     fit = settings.fit
-    fold = net_config(settings.net, settings.stream.scale).fold
-    return BankSettings(patch=fit.patch * fold, max_bytes=fit.bank_bytes, seed=fit.seed)
+    config = net_config(settings.net, settings.stream.scale)
+    patch, run = fit.patch * config.fold, run_frames(config)
+    return BankSettings(patch=patch, max_bytes=fit.bank_bytes, seed=fit.seed, run=run)
 
 
 class _Clock:
@@ -235,7 +237,9 @@ class _Job:
         started = time.monotonic()
         yield StageStarted("patches", source.num_frames)
         scenes = self._scenes(source)
-        bank, check = yield from self._banks(source, len(scenes))
+        depth = source.info.format.bit_depth
+        resets = find_resets(self._config, self.work.stream, depth)
+        bank, check = yield from self._banks(source, scenes, resets)
         yield StageDone("patches", time.monotonic() - started)
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
@@ -244,7 +248,7 @@ class _Job:
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
         task = replace(task, price=per_byte, scenes=scenes, start=self.head.weights)
         fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
-        write_atomic(self.work.weights, pack(self._file(source, fitted)))
+        write_atomic(self.work.weights, pack(self._file(source, fitted, resets)))
         yield StageDone("fit", time.monotonic() - started)
 
     def _geometry(self, source: PreparedSource) -> Geometry:
@@ -258,10 +262,11 @@ class _Job:
         return find_scenes(keyframes, source.num_frames, source.info.average_fps)
 
     def _banks(
-        self, source: PreparedSource, num_scenes: int
+        self, source: PreparedSource, scenes: tuple[Scene, ...], resets: tuple[int, ...]
     ) -> Events[tuple[PatchBank, PatchBank]]:
         """The patches to fit on, and those to judge by."""
-        training = _bank_settings(self.settings)
+        borders = tuple(sorted({*resets, *(first for first, _ in scenes)}))
+        training = replace(_bank_settings(self.settings), resets=borders)
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
@@ -272,7 +277,7 @@ class _Job:
                 self._geometry(source),
                 source.info.format,
                 self._config.alignment,
-                (training, check_settings(training, num_scenes)),
+                (training, check_settings(training, len(scenes))),
             )
         return bank, check
 
@@ -287,7 +292,8 @@ class _Job:
             lpips = yield from self._lpips("squeeze", f"the objective {objective.name} does")
             lpips = lpips.cast(self.device.compute_dtype) if lpips else None
         terms = LossTerms(objective, bank.format.colour, lpips)
-        yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
+        what = "patches" if bank.run == 1 else f"runs of {bank.run} patches"
+        yield Notice(f"{len(bank)} of {bank.candidates} {what}, {bank.size_bytes / 2**20:.0f} MiB")
         return FitTask(self._config, self._base_id, bank, terms, self.device, settings, check)
 
     def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
@@ -299,7 +305,9 @@ class _Job:
             return None
         return lpips.to(self.device.torch_device)
 
-    def _file(self, source: PreparedSource, fitted: FitResult) -> WeightsFile:
+    def _file(
+        self, source: PreparedSource, fitted: FitResult, resets: tuple[int, ...]
+    ) -> WeightsFile:
         size = source.info.format
         stream = self.settings.stream
         metadata = WeightsMetadata(
@@ -322,6 +330,7 @@ class _Job:
             settings=self._recorded_settings(fitted),
             tools=_tools(self.ffmpeg),
             created_by=f"codecaux {__version__}",
+            resets=resets,
         )
         return WeightsFile(metadata, fitted.sets)
 

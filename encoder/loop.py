@@ -137,13 +137,15 @@ class Loop:
         settings = self._task.settings
         key = (settings.seed, _STREAMS[self._phase], index)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-        indices = generator.integers(0, len(self._task.bank), settings.batch)
-        return self._task.bank.batch(indices, self._task.device.torch_device)
+        bank = self._task.bank
+        indices = generator.integers(0, len(bank), max(1, settings.batch // bank.run))
+        return bank.batch(indices, self._task.device.torch_device)
 
     def _loss(self, coded: Planes, source: Planes) -> Tensor:
         task = self._task
         colour, dtype = task.bank.format.colour, task.device.compute_dtype
-        shown = show(coded, self._parameters.merged(), task.config, colour, dtype)
+        merged = self._parameters.merged()
+        shown = show(coded, merged, task.config, colour, dtype, task.bank.run)
         loss = task.terms(shown, source)
         per_bit = task.settings.rate_weight * task.price / 8.0
         bits = self._parameters.rate_bits() if per_bit else None

@@ -27,7 +27,7 @@ from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
 from codecaux.bases import GENERATED_BASE_ID, Base, base_bytes, get_base, known_base_ids, parse_base
 from codecaux.device import Device
-from codecaux.encoder.bank import PatchBank
+from codecaux.encoder.bank import PatchBank, run_frames
 from codecaux.encoder.corpus import Corpus, find_items
 from codecaux.encoder.discriminator import Adversary
 from codecaux.encoder.objective import LossTerms, objective_by_name
@@ -114,8 +114,9 @@ def _patches(settings: PretrainSettings, corpus: Corpus) -> Events[PatchBank]:
     paths = yield from make_shards(
         corpus.items, _shard_settings(settings), settings.work, settings.jobs
     )
-    bank = load_bank(paths, settings.bank_bytes)
-    yield Notice(f"{len(bank)} patches, {bank.size_bytes / 2**20:.0f} MiB")
+    bank = load_bank(paths, settings.bank_bytes, _shard_settings(settings).run)
+    what = "patches" if bank.run == 1 else f"runs of {bank.run} patches"
+    yield Notice(f"{len(bank)} {what}, {bank.size_bytes / 2**20:.0f} MiB")
     yield StageDone("patches", time.monotonic() - started)
     return bank
 
@@ -127,6 +128,7 @@ def _shard_settings(settings: PretrainSettings) -> ShardSettings:
         preset=settings.preset,
         seed=settings.seed,
         moves=settings.moves,
+        run=run_frames(net_config(settings.net, settings.scale)),
     )
 
 
@@ -243,7 +245,7 @@ class _Trainer:
         generator = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence((settings.seed, index)))
         )
-        chosen = generator.integers(0, len(self._bank), settings.batch)
+        chosen = generator.integers(0, len(self._bank), max(1, settings.batch // self._bank.run))
         coded, source = self._bank.batch(chosen, self._device.torch_device)
         shown = show(
             coded,
@@ -251,6 +253,7 @@ class _Trainer:
             self._config,
             self._bank.format.colour,
             self._device.compute_dtype,
+            self._bank.run,
         )
         loss = self._terms(shown, source)
         total = loss

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codecaux.bases import get_base
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank, build_bank, run_frames
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.loop import FitTask
 from codecaux.encoder.prepare import PreparedSource
@@ -91,7 +91,11 @@ def _bank(
 ) -> PatchBank:
     layout = excerpt.info.format
     wanted = check_settings(
-        BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
+        BankSettings(
+            patch=task.settings.patch * task.config.fold,
+            seed=task.settings.seed,
+            run=run_frames(task.config),
+        )
     )
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]

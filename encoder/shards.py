@@ -32,6 +32,7 @@ from codecaux.architecture import net_config
 from codecaux.atomic import write_atomic
 from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
 from codecaux.encoder.corpus import PHOTO_SIZE, Item, camera_move, read_rgb
+from codecaux.encoder.cuts import find_cuts
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
 from codecaux.errors import CodecauxError, InputError
@@ -53,7 +54,8 @@ _PLANES = ("coded_y", "coded_u", "coded_v", "source_y", "source_u", "source_v")
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
     """``crf``: each item's is drawn from this range. ``patches`` of a photo; a video gives up to
-    ``video_patches``. ``moves``: how many different moves over each photo, each a shard.
+    ``video_patches``. ``moves``: how many different moves over each photo, each a shard. ``run``:
+    consecutive frames of each place, so many fewer places.
     """
 
     scale: Fraction
@@ -63,6 +65,7 @@ class ShardSettings:
     patches: int = 16
     video_patches: int = 192
     moves: int = 1
+    run: int = 1
 
     @property
     def coded_patch(self) -> int:
@@ -73,6 +76,7 @@ class ShardSettings:
         stream = StreamSettings(0.0)
         own = [self.crf, self.preset, self.seed, self.patches, self.video_patches]
         made_with = [str(v) for v in (*own, stream.downscale, TUNINGS[stream.tuning])]
+        made_with += [f"run {self.run}"] if self.run > 1 else []
         digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:8]
         return work / f"shards-{float(self.scale):g}x-{digest}"
 
@@ -173,6 +177,8 @@ def _cut(
         keep=0.0,
         min_patches=count,
         seed=seed,
+        run=settings.run,
+        resets=_cuts(stream) if settings.run > 1 else (),
     )
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]
@@ -181,7 +187,14 @@ def _cut(
         pairs = zip(coded, original, strict=True)
         alignment = net_config("light", settings.scale).alignment
         bank = drain(build_bank(pairs, source.num_frames, geometry, layout, alignment, limits))
+    if bank.run != settings.run:
+        raise InputError(f"expected {settings.run} frames without a cut, got {bank.run}")
     return _as_limited_8_bit(bank)
+
+
+def _cuts(stream: Path) -> tuple[int, ...]:
+    with closing(read_frames(stream)) as frames:  # type: ignore[type-var]
+        return find_cuts(frames)
 
 
 def _as_limited_8_bit(bank: PatchBank) -> PatchBank:
@@ -206,15 +219,18 @@ def _to_bytes(bank: PatchBank) -> bytes:
     return safetensors.numpy.save({n: np.ascontiguousarray(a) for n, a in arrays.items()})
 
 
-def load_bank(paths: Sequence[Path], max_bytes: int) -> PatchBank:
-    """All shards as one bank of at most ``max_bytes``: of each the same share, from its start."""
+def load_bank(paths: Sequence[Path], max_bytes: int, run: int = 1) -> PatchBank:
+    """All shards as one bank of at most ``max_bytes``: of each the same share, from its start.
+
+    ``run``: that of their settings.
+    """
     total = sum(path.stat().st_size for path in paths)
     share = min(1.0, max_bytes / total)
     parts: list[dict[str, np.ndarray]] = []
     for path in paths:
         try:
             arrays = safetensors.numpy.load_file(path)
-            kept = max(1, int(len(arrays["coded_y"]) * share))
+            kept = max(1, int(len(arrays["coded_y"]) // run * share)) * run
             parts.append({name: arrays[name][:kept] for name in _PLANES})
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"expected a shard at {path}, got {error}; remove it") from error
@@ -226,7 +242,7 @@ def load_bank(paths: Sequence[Path], max_bytes: int) -> PatchBank:
     stacked = [np.concatenate([part[name] for part in parts]) for name in _PLANES]
     y, u, v, sy, su, sv = stacked
     frame = np.zeros(len(y), np.int64)
-    return PatchBank(_FORMAT, (y, u, v), (sy, su, sv), frame, len(y))
+    return PatchBank(_FORMAT, (y, u, v), (sy, su, sv), frame, len(y) // run, run)
 
 
 def _shape(part: dict[str, np.ndarray]) -> tuple[tuple[int, ...], ...]:
