@@ -7,7 +7,8 @@ the others as many as take the same time, by steps timed in rounds (common.inter
 synthetic bank, or as many (--equal steps). Scores are the player's. RPF is RAVE's relative
 pixel-flow; ripple is the mean change of its deviation from one frame to the next. A recurrent net
 is also started in the middle of the clip: ``converges_in_frames`` says after how many frames it
-shows what it shows when it came from the start, to one code value (-1: not before the clip's end). --crop and --frames cut the clips, to try it out.
+shows what it shows when it came from the start, to one code value (-1: not before the clip's end).
+--crop and --frames cut the clips, to try it out.
 """
 
 from __future__ import annotations
