@@ -14,8 +14,9 @@ shows what it shows when it came from the start, to one code value (-1: not befo
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -104,6 +105,9 @@ def _parse() -> argparse.Namespace:
 def find_budgets(options: argparse.Namespace) -> dict[str, Budget]:
     """Steps of every net for the time that the first one's take."""
     nets = options.nets.split(",")
+    if options.scale != 2:  # that of the synthetic bank
+        assert options.equal == "steps", "expected --equal steps at another scale than 2"
+        return {net: Budget(options.steps, math.nan) for net in nets}
     steppers = {net: _stepper(net, options) for net in nets}
     made = dict.fromkeys(nets, 0)
 
@@ -121,11 +125,9 @@ def find_budgets(options: argparse.Namespace) -> dict[str, Budget]:
     return result
 
 
-def _stepper(net: str, options: argparse.Namespace) -> Any:
+def _stepper(net: str, options: argparse.Namespace) -> Callable[[int], Any]:
     config, device = net_config(net, options.scale), choose_device()
     fit = FitSettings(steps=max(10, options.repeats + 1))
-    # Its 2x2 means are of scale 2; for a timing any scale's patches would do, were they its size.
-    assert options.scale == 2 or options.equal == "steps", "only scale 2 is timed"
     bank = replace(synthetic_bank(fit.patch), run=run_frames(config))
     lpips = None
     objective = objective_by_name(options.objective).for_net(config)
@@ -135,8 +137,6 @@ def _stepper(net: str, options: argparse.Namespace) -> Any:
     except LpipsUnavailableError as error:
         print(f"without LPIPS: {error}")
     terms = LossTerms(objective, bank.format.colour, lpips)
-    if options.scale != 2:
-        return lambda index: None
     return stepper(FitTask(config, default_base_id(config), bank, terms, device, fit), fit.steps)
 
 

@@ -136,7 +136,7 @@ def test_without_runs_the_bank_is_what_it_was() -> None:
 
 def test_a_cut_is_a_change_that_stands_alone() -> None:
     assert cuts_among([0, 1, 1, 30, 1, 2]) == (3,)
-    assert cuts_among([0, 20, 22, 25, 21, 60, 20]) == ()  # motion, and more of it
+    assert cuts_among([0, 20, 22, 25, 21, 45, 20]) == ()  # motion, and more of it
     assert cuts_among([0, 1, 40, 41, 1]) == ()  # a flash
     assert cuts_among([0, 1, 6, 1]) == ()  # too small
     assert cuts_among([0, 1, 1, 50]) == (3,)
@@ -233,13 +233,16 @@ def _plain() -> WeightsFile:
 
 # ------------------------------------------------------------------------------------------ fits
 
-SETTINGS = FitSettings(steps=40, batch=8, patch=24, objective="fidelity", seed=3)
+SETTINGS = FitSettings(
+    steps=24, batch=4, patch=24, objective="fidelity", seed=3, rounding_errors=(0.05,)
+)
+BASE = "tiny-2x-5b25ba15"
 
 
 def _task(device: Device, settings: FitSettings = SETTINGS) -> FitTask:
     bank = _bank(8)
     terms = LossTerms(OBJECTIVES["fidelity"], bank.format.colour, None)
-    return FitTask(TINY, GENERATED_BASE_ID, bank, terms, device, settings, price=1e-7)
+    return FitTask(TINY, BASE, bank, terms, device, settings, bank.of_frames(0, 5))
 
 
 def test_a_fit_learns_in_integers_and_resumes_exactly(
@@ -247,20 +250,26 @@ def test_a_fit_learns_in_integers_and_resumes_exactly(
 ) -> None:
     monkeypatch.setattr("codecaux.encoder.loop._CHECKPOINT_SECONDS", 0.0)
     task = _task(device)
-    whole = drain(fit(task, Checkpoint(tmp_path / "whole"), 40))
+    whole = drain(fit(task, Checkpoint(tmp_path / "whole"), 24))
     tensors = whole.sets[0].tensors
-    start = get_base(GENERATED_BASE_ID, TINY)
+    start = get_base(BASE, TINY)
     fitted = reconstruct(tensors, start, TINY)
-    assert check_loss(task, fitted) < 0.9 * check_loss(task, start)
+    assert check_loss(task, fitted) < 0.95 * check_loss(task, start)
     assert np.any(fitted["state.weight"])  # it looks back
     cut = Checkpoint(tmp_path / "cut")
-    for event in fit(task, cut, 40):
+    for event in fit(task, cut, 24):
         if isinstance(event, Progress) and event.done == 20:
             break
-    again = drain(fit(task, cut, 40)).sets[0].tensors
+    again = drain(fit(task, cut, 24)).sets[0].tensors
     assert list(again) == list(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(again[name].values, tensor.values)
+
+
+def test_a_title_of_one_frame_is_fitted_too(device: Device, tmp_path: Path) -> None:
+    task = replace(_task(device), bank=_bank(1), check=None, settings=replace(SETTINGS, steps=10))
+    assert task.bank.run == 1
+    assert drain(fit(task, Checkpoint(tmp_path / "fit"), 10)).steps == 10
 
 
 def test_pretraining_on_runs_gives_a_base_of_its_own(
@@ -276,13 +285,13 @@ def test_pretraining_on_runs_gives_a_base_of_its_own(
         batch=4,
         objective="fidelity",
         jobs=1,
-        start="tiny-2x-5b25ba15",
+        start=BASE,
     )
     result = drain(pretrain(settings, device, None))
     file = parse_base(result.output.read_bytes())
     assert file.base_id.startswith("recurrent-tiny-2x-")
     assert file.base.config == TINY
-    before = get_base("tiny-2x-5b25ba15", TINY)
+    before = get_base(BASE, TINY)
     assert np.any(file.base.tensors["state.weight"])
     assert np.abs(file.base.tensors["up1.0.weight"] - before["up1.0.weight"]).max() < 0.05
     monkeypatch.setenv(BASES_VARIABLE, str(tmp_path))
@@ -301,11 +310,11 @@ def test_pretraining_on_runs_gives_a_base_of_its_own(
 def encoded(make_clip, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
     """A title of two scenes, encoded with the recurrent net: its stream."""
     clip = make_clip(
-        "two-scenes.mkv", size=(192, 128), frames=20, filters="negate=enable='gte(n,12)'"
+        "two-scenes.mkv", size=(128, 96), frames=18, filters="negate=enable='gte(n,12)'"
     )
     output: Path = tmp_path_factory.mktemp("recurrent") / "title.mp4"
     arguments = ["encode", str(clip), "-o", str(output), "--net", "recurrent-tiny", "--crf", "30"]
-    arguments += ["--steps", "30", "--objective", "fidelity", "--preset", "ultrafast"]
+    arguments += ["--steps", "20", "--objective", "fidelity", "--preset", "ultrafast"]
     assert main([*arguments, "--device", "cpu"]) == 0
     return output
 
@@ -317,14 +326,14 @@ def test_play_shows_what_was_measured(
     file = read_weights(weights)
     assert file.metadata.architecture == TINY
     assert file.metadata.resets == (12,)
-    assert file.metadata.base_id == "tiny-2x-5b25ba15"
+    assert file.metadata.base_id == BASE
     shown = tmp_path / "shown.mkv"
     play = ["play", str(encoded), str(weights), "-o", str(shown), "--codec", "ffv1"]
     assert main([*play, "--device", "cpu"]) == 0
     enhancer = open_enhancer(encoded, weights, device=choose_device("cpu"))
     expected = [pair.enhanced for pair in enhancer.enhance_all(read_frames(encoded))]
     played = list(read_frames(shown))
-    assert len(played) == len(expected) == 20
+    assert len(played) == len(expected) == 18
     for got, frame in zip(played, expected, strict=True):
         for a, b in zip(got.planes, frame.planes, strict=True):
             np.testing.assert_array_equal(a, b)
