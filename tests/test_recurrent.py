@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from fractions import Fraction
 
@@ -167,6 +168,14 @@ def test_it_starts_as_exactly_the_single_frame_base(scale: Fraction) -> None:
         # Something to remember is there, for the state's kernels to learn from.
         assert 0.0 < hidden.abs().max().item() < 1.0
         assert sum(np.any(a) for n, a in arrays.items() if "global.weight" in n) == 3
+
+
+def test_what_the_state_starts_as_never_changes() -> None:
+    """A file's integers are useless with another start: these bytes are part of the format."""
+    config = net_config("recurrent-tiny", Fraction(2))
+    base, single = get_base("tiny-2x-5b25ba15", config), parameter_shapes(config.single_frame)
+    added = [np.ascontiguousarray(v, "<f4").tobytes() for n, v in base.items() if n not in single]
+    assert zlib.crc32(b"".join(added)) == 0x7281ADDB
 
 
 # ------------------------------------------------------------------------------------ over time
