@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
 
     enhancer = open_enhancer(options.stream, options.weights, device=choose_device())
-    pair = enhancer.enhance(_frame(options.stream, options.frame), options.frame)
+    pair = enhancer.enhance_one(read_frames(options.stream), options.frame)
     source = _frame(options.source, options.frame)
     pictures = [
         ("bicubic", _rgb(pair.base, enhancer.format)),

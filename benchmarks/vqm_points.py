@@ -36,7 +36,8 @@ from codecaux.colour import frame_to_rgb
 from codecaux.decoder.enhance import Enhancer, FloatSet
 from codecaux.decoder.load import enhancer_for
 from codecaux.device import Device
-from codecaux.encoder.bank import BankSettings, build_banks
+from codecaux.encoder.bank import BankSettings
+from codecaux.encoder.bank_builder import build_banks
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.fit import FitTask, fit

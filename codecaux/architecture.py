@@ -12,6 +12,10 @@ SR-UNet", ACM MM 2021, section 3.1 and figure 2::
                                          └ pool ─ down4 ─┘        (each step up: bilinear x2)
 
 Each stage is a row of blocks ``ReLU(W3x3 * x + b [+ W1x1 * x + b1 + x where Cin == Cout])``.
+
+A recurrent net is the same with a state, as Fuoli et al., "An Efficient Recurrent Adversarial
+Framework for Unsupervised Real-Time Video Enhancement" (RAVE), section 3.2: see
+:mod:`codecaux.recurrent`. All tensors of the single-frame net keep their names and shapes.
 """
 
 from __future__ import annotations
@@ -25,15 +29,18 @@ from codecaux.errors import UsageError, WeightsFormatError
 from codecaux.video import SCALES
 
 __all__ = [
+    "FEEDBACK_CHANNELS",
     "NETS",
     "STAGES",
     "Block",
+    "GlobalModule",
     "SrUnetConfig",
     "blocks",
     "coded_shapes",
     "config_from_json",
     "config_to_json",
     "gain_name",
+    "global_modules",
     "macs_per_coded_pixel",
     "merged_parameter_count",
     "net_config",
@@ -46,6 +53,11 @@ STAGES = ("down1", "down2", "down3", "down4", "up3", "up2", "up1")
 _STAGE_AREA_DIVISOR = (1, 4, 16, 64, 16, 4, 1)
 # Caps for configurations that come out of a file.
 _MAX_WIDTH, _MAX_BLOCKS = 128, 8
+_PLAIN_KIND, _RECURRENT_KIND = "sr-unet", "sr-unet-recurrent"
+# The picture that was shown last, 4:2:0: four phases of luma, and the chroma.
+FEEDBACK_CHANNELS = 6
+# RAVE's k_g: 8 at full resolution, as much less as the map is smaller (section 3.2.1).
+_GLOBAL_WINDOWS = {"up3": 2, "up2": 4, "up1": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,29 @@ class SrUnetConfig:
 
     For scale 1 the input is folded by pixel-unshuffle 2 (3 -> 12 channels, half the size), so that
     a same-size enhancement costs what a x2 one to the same output size costs.
+
+    ``hidden`` channels of state from one frame to the next, ``global_filters`` (RAVE's F') in each
+    local/global module: both 0 for a net that sees one frame, both above 0 for a recurrent one.
     """
 
     name: str
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int, int, int, int]
     scale: Fraction = Fraction(2)
+    hidden: int = 0
+    global_filters: int = 0
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.hidden > 0
+
+    @property
+    def single_frame(self) -> SrUnetConfig:
+        """The net that it becomes without its state, under the name that has in NETS."""
+        plain = replace(self, hidden=0, global_filters=0)
+        shape = (plain.widths, plain.blocks)
+        names = (n for n, c in NETS.items() if not c.is_recurrent and (c.widths, c.blocks) == shape)
+        return replace(plain, name=next(names, plain.name))
 
     @property
     def fold(self) -> int:
@@ -86,6 +115,13 @@ NETS: dict[str, SrUnetConfig] = {
     "light": SrUnetConfig("light", (24, 48, 48, 48), (1, 2, 2, 2, 2, 2, 2)),
     # Ours: the light net at half its widths, a quarter of its cost.
     "tiny": SrUnetConfig("tiny", (12, 24, 24, 24), (1, 2, 2, 2, 2, 2, 2)),
+    # Light and tiny with a state: 1.07 and 1.09 times their multiply-adds.
+    "recurrent": SrUnetConfig(
+        "recurrent", (24, 48, 48, 48), (1, 2, 2, 2, 2, 2, 2), hidden=8, global_filters=8
+    ),
+    "recurrent-tiny": SrUnetConfig(
+        "recurrent-tiny", (12, 24, 24, 24), (1, 2, 2, 2, 2, 2, 2), hidden=4, global_filters=4
+    ),
 }
 
 
@@ -126,6 +162,36 @@ def blocks(config: SrUnetConfig) -> tuple[Block, ...]:
     return tuple(result)
 
 
+@dataclass(frozen=True, slots=True)
+class GlobalModule:
+    """RAVE's local/global module (figure 2) around the last block of a stage on the way up.
+
+    ``block``: the local branch; its input f goes through the global one too, a convolution of
+    ``window`` x ``window`` with that stride from ``in_channels``. ``consumer`` is the layer
+    downstream, of ``out_channels``, that sees the pooled features beside the local ones.
+    """
+
+    stage: str
+    block: str
+    in_channels: int
+    window: int
+    consumer: str
+    out_channels: int
+
+
+def global_modules(config: SrUnetConfig) -> tuple[GlobalModule, ...]:
+    """The local/global modules of a recurrent net, one a stage on the way up; else none."""
+    if not config.is_recurrent:
+        return ()
+    w1, w2, _, _ = config.widths
+    last = {block.stage: block for block in blocks(config)}
+    consumers = {"up3": ("up2.0", w2), "up2": ("up1.0", w1), "up1": ("last", config.out_channels)}
+    return tuple(
+        GlobalModule(stage, last[stage].name, last[stage].in_channels, window, *consumers[stage])
+        for stage, window in _GLOBAL_WINDOWS.items()
+    )
+
+
 def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the merged form, in natural order.
 
@@ -137,6 +203,23 @@ def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{block.name}.bias"] = (block.out_channels,)
     shapes["last.weight"] = (config.out_channels, config.widths[0], 1, 1)
     shapes["last.bias"] = (config.out_channels,)
+    return shapes | _state_shapes(config)
+
+
+def _state_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
+    """What a recurrent net has beyond the single-frame one."""
+    if not config.is_recurrent:
+        return {}
+    first, hidden, count = config.widths[0], config.hidden, config.global_filters
+    shapes: dict[str, tuple[int, ...]] = {
+        "state.weight": (first, FEEDBACK_CHANNELS + hidden, 3, 3),
+        "hidden.weight": (hidden, first, 1, 1),
+        "hidden.bias": (hidden,),
+    }
+    for m in global_modules(config):
+        shapes[f"{m.stage}.global.weight"] = (count, m.in_channels, m.window, m.window)
+        shapes[f"{m.stage}.global.bias"] = (count,)
+        shapes[f"{m.stage}.prior.weight"] = (m.out_channels, count, 1, 1)
     return shapes
 
 
@@ -179,26 +262,43 @@ def macs_per_coded_pixel(config: SrUnetConfig) -> float:
     """Multiply-adds of the convolutions for one pixel of the coded picture (134,304 for full)."""
     areas = dict(zip(STAGES, _STAGE_AREA_DIVISOR, strict=True))
     macs = sum(9 * b.in_channels * b.out_channels / areas[b.stage] for b in blocks(config))
-    return float(macs + config.out_channels * config.widths[0]) / config.fold**2
+    macs += config.out_channels * config.widths[0]
+    if config.is_recurrent:
+        # 3x3 of the state and 1x1 to the next one; window and stride are equal, so each pixel of
+        # a map is multiplied once by each global filter; priors are one a picture.
+        macs += config.widths[0] * (9 * (FEEDBACK_CHANNELS + config.hidden) + config.hidden)
+        modules = global_modules(config)
+        macs += sum(m.in_channels * config.global_filters / areas[m.stage] for m in modules)
+    return float(macs) / config.fold**2
 
 
 def config_to_json(config: SrUnetConfig) -> str:
     """The configuration as it stands in a weights file's metadata."""
     values = asdict(config) | {"scale": str(config.scale)}
-    return json.dumps({"kind": "sr-unet", **values}, sort_keys=True)
+    if not config.is_recurrent:
+        del values["hidden"], values["global_filters"]
+    kind = _RECURRENT_KIND if config.is_recurrent else _PLAIN_KIND
+    return json.dumps({"kind": kind, **values}, sort_keys=True)
 
 
 def config_from_json(text: str) -> SrUnetConfig:
     """Parse and check :func:`config_to_json`'s output; WeightsFormatError on anything else."""
     try:
         values: dict[str, Any] = json.loads(text)
-        if values["kind"] != "sr-unet":
-            raise WeightsFormatError(f"expected architecture sr-unet, got {values['kind']!r}")
+        kind = values["kind"]
+        if kind not in (_PLAIN_KIND, _RECURRENT_KIND):
+            raise WeightsFormatError(
+                f"expected architecture {_PLAIN_KIND} or {_RECURRENT_KIND}, got {kind!r}"
+            )
+        state = [values["hidden"], values["global_filters"]] if kind == _RECURRENT_KIND else None
+        hidden, count = (0, 0) if state is None else _int_tuple(state, 2, _MAX_WIDTH)
         config = SrUnetConfig(
             name=str(values["name"])[:64],
             widths=_int_tuple(values["widths"], 4, _MAX_WIDTH),  # type: ignore[arg-type]
             blocks=_int_tuple(values["blocks"], 7, _MAX_BLOCKS),  # type: ignore[arg-type]
             scale=_scale_from_text(values["scale"]),
+            hidden=hidden,
+            global_filters=count,
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsFormatError(f"the architecture record is damaged: {error}") from error

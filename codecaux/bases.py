@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -112,18 +113,26 @@ def get_base(
             f"codecaux does not have (it has: {', '.join(known_base_ids())}); install {source}, "
             f"or put the base's file into a folder that {BASES_VARIABLE} names"
         )
-    if _shape_of(found.base.config) != _shape_of(config):
+    base = found.base
+    if config.is_recurrent and _shape_of(base.config) == _shape_of(config.single_frame):
+        # A single-frame base serves its recurrent net too: the state is new, and not yet seen.
+        return {n: value.copy() for n, value in base.tensors.items()} | _state_start(config)
+    if _shape_of(base.config) != _shape_of(config):
         raise WeightsBaseError(
-            f"the base {base_id[:64]!r} is a network {_shape_of(found.base.config)}, the weights "
+            f"the base {base_id[:64]!r} is a network {_shape_of(base.config)}, the weights "
             f"are of {_shape_of(config)}: the file is damaged, make it again"
         )
-    return {name: value.copy() for name, value in found.base.tensors.items()}
+    return {name: value.copy() for name, value in base.tensors.items()}
 
 
 def default_base_id(config: SrUnetConfig) -> str:
-    """The base that a new fit of ``config`` starts from: the newest shipped one of its shape."""
+    """The base that a new fit of ``config`` starts from: the newest shipped one of its shape; for a
+    recurrent net that has none, its single-frame net's.
+    """
     prefix = _id_prefix(config)
     fitting = [base_id for base_id in SHIPPED_BASE_IDS if base_id.startswith(prefix)]
+    if not fitting and config.is_recurrent:
+        return default_base_id(config.single_frame)
     return fitting[-1] if fitting else GENERATED_BASE_ID
 
 
@@ -228,7 +237,8 @@ def _id_prefix(config: SrUnetConfig) -> str:
 
 
 def _shape_of(config: SrUnetConfig) -> str:
-    return f"{config.widths} {config.blocks} x{float(config.scale):g}"
+    state = f" +{config.hidden}+{config.global_filters}" if config.is_recurrent else ""
+    return f"{config.widths} {config.blocks} x{float(config.scale):g}{state}"
 
 
 def _generated(config: SrUnetConfig) -> dict[str, FloatArray]:
@@ -238,9 +248,28 @@ def _generated(config: SrUnetConfig) -> dict[str, FloatArray]:
     result = {n: np.zeros(s, np.float32) for n, s in parameter_shapes(config).items()}
     for block in blocks(config):
         name = f"{block.name}.weight"
-        shape = result[name].shape
-        generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
-        bound = (6.0 / (9 * block.in_channels)) ** 0.5 * (_BRANCH_GAIN if block.has_branch else 1.0)
-        # random() maps 53 bits by one multiplication: the same on every platform, unlike normal().
-        result[name] = ((generator.random(shape) * 2.0 - 1.0) * bound).astype(np.float32)
+        result[name] = _drawn(name, result[name].shape, _BRANCH_GAIN if block.has_branch else 1.0)
+    return result | _state_start(config)
+
+
+def _state_start(config: SrUnetConfig) -> dict[str, FloatArray]:
+    """What a recurrent net adds to the single-frame one, at the start: the kernels that see the
+    state and the global features are zero, so that nothing is changed; those that make them are
+    not, or neither would ever learn (the gradient of each is zero where the other is).
+    """
+    single = parameter_shapes(config.single_frame)
+    shapes = {n: s for n, s in parameter_shapes(config).items() if n not in single}
+    result = {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+    for name, shape in shapes.items():
+        if name == "hidden.weight" or name.endswith(".global.weight"):
+            result[name] = _drawn(name, shape, _BRANCH_GAIN)
     return result
+
+
+def _drawn(name: str, shape: tuple[int, ...], gain: float) -> FloatArray:
+    """``gain`` times He's uniform initialisation, by the name's own generator."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    bound = (6.0 / math.prod(shape[1:])) ** 0.5 * gain
+    # random() maps 53 bits by one multiplication: the same on every platform, unlike normal().
+    values: FloatArray = ((generator.random(shape) * 2.0 - 1.0) * bound).astype(np.float32)
+    return values

@@ -54,6 +54,7 @@ def describe(file: WeightsFile, file_bytes: int) -> dict[str, Json]:
         "tools": dict(m.tools),
         "scores": {name: dict(scores) for name, scores in m.scores.items()},
         "created_by": m.created_by,
+        "resets": list(m.resets),
         "sets": [_describe_set(file, weights) for weights in file.sets],
     }
 
@@ -66,6 +67,7 @@ def describe_rows(file: WeightsFile, file_bytes: int) -> list[tuple[str, str]]:
         ("format", f"codecaux-weights {m.format_version}"),
         ("file", f"{file_bytes} bytes"),
         ("network", _network_text(file)),
+        *_state_rows(m),
         ("base", m.base_id or "none: whole weights"),
         ("picture", f"{m.source_width}x{m.source_height}, {m.bit_depth} bit, {_colour_text(m)}"),
         ("stream", f"{geometry.coded_width}x{geometry.coded_height}, {m.num_frames} frames"),
@@ -144,6 +146,18 @@ def _network_text(file: WeightsFile) -> str:
     config = file.metadata.architecture
     count = merged_parameter_count(config)
     return f"{config.name}, x{float(config.scale):g}, {count} parameters"
+
+
+def _state_rows(metadata: WeightsMetadata) -> Iterable[tuple[str, str]]:
+    """Of a recurrent network, what it remembers and when it forgets."""
+    config = metadata.architecture
+    if config.is_recurrent:
+        resets = ", ".join(map(str, (0, *metadata.resets)))
+        yield (
+            "state",
+            f"{config.hidden} hidden channels, {config.global_filters} global filters; starts at "
+            f"frame {resets} and where a set begins",
+        )
 
 
 def _colour_text(metadata: WeightsMetadata) -> str:

@@ -27,10 +27,12 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MAX_PARAMETERS",
+    "MAX_RESETS",
     "Json",
     "WeightsMetadata",
     "metadata_from_text",
     "metadata_to_text",
+    "network_version",
     "read_integer",
     "require",
 ]
@@ -38,7 +40,11 @@ __all__ = [
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 FORMAT_NAME = "codecaux-weights"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# The oldest that can hold a recurrent net.
+_RECURRENT_VERSION = 3
+# At most ten digits and a comma each: 64 KiB.
+MAX_RESETS = 1 << 12
 MAX_PARAMETERS = 1 << 22
 MAX_SIDE = 1 << 15
 MAX_FRAMES = 1 << 31
@@ -47,6 +53,11 @@ _MAX_NAME_CHARS = 128
 _MAX_ENTRIES = 256
 _MAX_DEPTH = 8
 _MAX_INTEGER = 1 << 53
+
+
+def network_version(architecture: SrUnetConfig) -> int:
+    """The oldest format that can hold a network of ``architecture``."""
+    return _RECURRENT_VERSION if architecture.is_recurrent else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,10 @@ class WeightsMetadata:
     ``codec``, ``tools`` (name -> version) and ``settings`` (the resolved configuration, JSON
     values) are for the record. ``scores`` maps "bicubic" and "enhanced" to metric -> value; what
     was not measured, or is not finite, is None. ``format_version`` is what a file that was read
-    says; what is written says the oldest that can hold its sets.
+    says; what is written says the oldest that can hold its sets and its network.
+
+    ``resets``: the frames, rising, before which a recurrent net forgets: the scene cuts (the first
+    frame and those where the weights change need no mention). Empty for other nets.
     """
 
     architecture: SrUnetConfig
@@ -78,6 +92,7 @@ class WeightsMetadata:
     scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     created_by: str = ""
     format_version: int = 1
+    resets: tuple[int, ...] = ()
 
     @property
     def geometry(self) -> Geometry:
@@ -87,7 +102,7 @@ class WeightsMetadata:
 
 def metadata_to_text(metadata: WeightsMetadata) -> dict[str, str]:
     """The entries of ``__metadata__``, but for "sets", which the weights file adds."""
-    return {
+    entries = {
         "format": FORMAT_NAME,
         "format_version": str(metadata.format_version),
         "architecture": config_to_json(metadata.architecture),
@@ -104,6 +119,9 @@ def metadata_to_text(metadata: WeightsMetadata) -> dict[str, str]:
         "scores": _dump(_finite(metadata.scores)),
         "created_by": metadata.created_by,
     }
+    if metadata.architecture.is_recurrent:
+        entries["resets"] = _dump(metadata.resets)
+    return entries
 
 
 def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
@@ -114,9 +132,13 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
     """
     version = _check_version(entries)
     _check_lengths(entries)
+    architecture = _architecture(_text(entries, "architecture"))
+    if architecture.is_recurrent:
+        expected = f"at least {_RECURRENT_VERSION} for a recurrent network"
+        require(version >= _RECURRENT_VERSION, "format_version", expected, version)
     return WeightsMetadata(
         format_version=version,
-        architecture=_architecture(_text(entries, "architecture")),
+        architecture=architecture,
         source_width=_integer(entries, "source_width", 1, MAX_SIDE),
         source_height=_integer(entries, "source_height", 1, MAX_SIDE),
         num_frames=_integer(entries, "num_frames", 1, MAX_FRAMES),
@@ -129,6 +151,7 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
         tools=_texts(entries, "tools"),
         scores=_scores(_object(entries, "scores")),
         created_by=_short_text(_text(entries, "created_by"), "created_by"),
+        resets=_resets(entries) if architecture.is_recurrent else (),
     )
 
 
@@ -250,6 +273,16 @@ def _architecture(text: str) -> SrUnetConfig:
             "do not use this file"
         )
     return config
+
+
+def _resets(entries: Mapping[str, str]) -> tuple[int, ...]:
+    values = parse_json(_text(entries, "resets"), "resets")
+    is_list = isinstance(values, list) and len(values) <= MAX_RESETS
+    require(is_list, "resets", f"a list of at most {MAX_RESETS} frames", values)
+    previous = 0
+    for value in cast(list[object], values):
+        previous = read_integer(value, "resets", previous + 1, MAX_FRAMES)
+    return tuple(cast(list[int], values))
 
 
 def _bit_depth(entries: Mapping[str, str]) -> int:

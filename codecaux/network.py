@@ -13,10 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecaux.architecture import Block, SrUnetConfig, blocks
+from codecaux.architecture import Block, SrUnetConfig, blocks, parameter_shapes
 from codecaux.resample import axis_for, resample
 
-__all__ = ["TrainingForm", "join_phases", "sr_unet", "sr_unet_phases", "with_identity"]
+__all__ = [
+    "TrainingForm",
+    "conv_of_parts",
+    "join_phases",
+    "sr_unet",
+    "sr_unet_phases",
+    "unet",
+    "with_identity",
+]
 
 # A block applied to its input, or to the two parts that the paper concatenates to make it.
 RunBlock = Callable[[Block, tuple[Tensor, ...]], Tensor]
@@ -41,9 +49,9 @@ def sr_unet_phases(x: Tensor, weights: Mapping[str, Tensor], config: SrUnetConfi
 
     def run(block: Block, parts: tuple[Tensor, ...]) -> Tensor:
         weight, bias = weights[f"{block.name}.weight"], weights[f"{block.name}.bias"]
-        return F.relu(_conv_of_parts(parts, weight, bias))
+        return F.relu(conv_of_parts(parts, weight, bias))
 
-    return _unet(x, run, weights["last.weight"], weights["last.bias"], config)
+    return unet(x, run, weights["last.weight"], weights["last.bias"], config)
 
 
 def join_phases(phases: Tensor, config: SrUnetConfig) -> Tensor:
@@ -60,7 +68,7 @@ def join_phases(phases: Tensor, config: SrUnetConfig) -> Tensor:
     return resample(y, axis, axis)
 
 
-def _conv_of_parts(parts: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> Tensor:
+def conv_of_parts(parts: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> Tensor:
     """3x3 convolution of the parts' concatenation along the channels, without making it.
 
     A convolution is linear in its input's channels: one for each part, and their sum. On a CPU
@@ -76,7 +84,8 @@ def _conv_of_parts(parts: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> T
     return y
 
 
-def _unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnetConfig) -> Tensor:
+def unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnetConfig) -> Tensor:
+    """The blocks in their order, each as ``run`` makes it, then the last layer's 1x1."""
     rows: dict[str, list[Block]] = {}
     for block in blocks(config):
         rows.setdefault(block.stage, []).append(block)
@@ -143,7 +152,9 @@ class TrainingForm(nn.Module):
                 self.kernels[_key(f"{block.name}.branch.bias")] = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Branch by branch, as in the paper: what the merged form is tested against."""
+        """Branch by branch, as in the paper: what the merged form is tested against. Of a recurrent
+        net, the single-frame part.
+        """
 
         def run(block: Block, parts: tuple[Tensor, ...]) -> Tensor:
             x = torch.cat(parts, 1)
@@ -152,7 +163,7 @@ class TrainingForm(nn.Module):
                 y = y + F.conv2d(x, *self._pair(f"{block.name}.branch")) + x
             return F.relu(y)
 
-        return join_phases(_unet(x, run, *self._pair("last"), self.config), self.config)
+        return join_phases(unet(x, run, *self._pair("last"), self.config), self.config)
 
     def merged(self) -> dict[str, Tensor]:
         """W = W3 + pad(W1), b = b3 + b1, without the identity. Differentiable: fits run on it,
@@ -166,7 +177,9 @@ class TrainingForm(nn.Module):
                 weight, bias = weight + F.pad(weight1, (1, 1, 1, 1)), bias + bias1
             result[f"{block.name}.weight"], result[f"{block.name}.bias"] = weight, bias
         result["last.weight"], result["last.bias"] = self._pair("last")
-        return result
+        # What a recurrent net has beyond the blocks has no branches.
+        others = parameter_shapes(self.config).keys() - result.keys()
+        return result | {name: self.kernels[_key(name)] for name in sorted(others)}
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         return self.kernels[_key(f"{name}.weight")], self.kernels[_key(f"{name}.bias")]

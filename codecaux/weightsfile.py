@@ -34,6 +34,7 @@ from codecaux.metadata import (
     WeightsMetadata,
     metadata_from_text,
     metadata_to_text,
+    network_version,
     read_integer,
     require,
 )
@@ -111,9 +112,9 @@ def pack(file: WeightsFile) -> bytes:
 
     What is written is read back before it is returned, so that no file leaves that
     :func:`unpack` would refuse; the errors are unpack's. The format version is the oldest that
-    can hold the sets, whatever the metadata says.
+    can hold the sets and the network, whatever the metadata says.
     """
-    version = max(weights.format_version for weights in file.sets)
+    version = max(_version(weights, file.metadata.architecture) for weights in file.sets)
     file = replace(file, metadata=replace(file.metadata, format_version=version))
     arrays: dict[str, Array] = {}
     for index, weights in enumerate(file.sets):
@@ -187,9 +188,9 @@ def set_arrays(
 ) -> dict[str, Array]:
     """The arrays of one set as they stand in the file, without the prefix ``s{k}/``.
 
-    ``format_version`` is the file's, by default the set's own.
+    ``format_version`` is the file's, by default the oldest that can hold the set.
     """
-    version = format_version or weights.format_version
+    version = format_version or _version(weights, architecture)
     shapes = coded_shapes(architecture) if version > 1 else parameter_shapes(architecture)
     unknown = set(weights.tensors) - set(shapes)
     assert not unknown, f"expected tensors of the architecture, got {sorted(unknown)}"
@@ -203,6 +204,10 @@ def set_arrays(
         )
     }
     return arrays | pack_planes({name: weights.tensors[name].values for name in present})
+
+
+def _version(weights: WeightSet, architecture: SrUnetConfig) -> int:
+    return max(weights.format_version, network_version(architecture))
 
 
 def _read_steps(array: Array, shapes: Mapping[str, object]) -> dict[str, float]:

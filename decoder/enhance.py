@@ -9,7 +9,7 @@ planes, so that plain and enhanced pictures share one base.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -31,14 +31,29 @@ from codecaux.colour import (
     rgb_from_yuv,
     yuv_from_rgb,
 )
+from codecaux.decoder.memory import Memory
 from codecaux.device import Device
+from codecaux.errors import InputError
 from codecaux.metadata import WeightsMetadata
 from codecaux.network import join_phases, sr_unet_phases, with_identity
+from codecaux.recurrent import State, recurrent_phases, zero_state
 from codecaux.resample import BICUBIC, axis_for, resample
 from codecaux.video import Colour, Frame, VideoFormat
 from codecaux.weightsfile import WeightSet, reconstruct
 
-__all__ = ["Enhanced", "Enhancer", "FloatSet", "enhance_planes", "float_sets", "upscale_planes"]
+__all__ = [
+    "TEMPORAL_PADDING",
+    "Enhanced",
+    "Enhancer",
+    "FloatSet",
+    "enhance_next",
+    "enhance_planes",
+    "float_sets",
+    "upscale_planes",
+]
+
+# RAVE, figure 5: so often a recurrent net sees its first frame before it has to show it.
+TEMPORAL_PADDING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +99,74 @@ def enhance_planes(
     """(base, enhanced) nominal planes of a batch, not clipped. Differentiable in ``weights``.
 
     planes: y [N, 1, h, w] with even h, w; u, v [N, 1, h/2, w/2]; float32.
-    weights: merged form with identity, in ``dtype``.
+    weights: merged form with identity, in ``dtype``. A recurrent net starts on each picture.
     """
+    if config.is_recurrent:
+        return enhance_next(planes, None, weights, config, colour, dtype)[:2]
     base = upscale_planes(planes, config.scale, colour)
     x = _network_input(planes, config, colour, dtype)
     phases = sr_unet_phases(x, _in_yuv(weights, config, colour), config)
+    return base, _with_residual(base, phases, config, colour)
+
+
+def enhance_next(
+    planes: Planes,
+    state: State | None,
+    weights: Mapping[str, Tensor],
+    config: SrUnetConfig,
+    colour: Colour,
+    dtype: torch.dtype,
+) -> tuple[Planes, Planes, State]:
+    """:func:`enhance_planes` of the frame after ``state`` by a recurrent net, and its own state.
+
+    ``state`` None: a start, with temporal padding (RAVE, figure 5): the net sees the frame
+    ``TEMPORAL_PADDING`` times from a zero state, and what it shows there is thrown away. Gradients
+    go through ``state``, but not into the padding.
+    """
+    base = upscale_planes(planes, config.scale, colour)
+    x = _network_input(planes, config, colour, dtype)
+    kernels = _in_yuv(weights, config, colour)
+
+    def step(before: State) -> tuple[Planes, State]:
+        phases, hidden = recurrent_phases(x, before, kernels, config)
+        enhanced = _with_residual(base, phases, config, colour)
+        return enhanced, State(_fed_back(enhanced, hidden, config, colour), hidden)
+
+    if state is None:
+        state = zero_state(x, config)
+        with torch.no_grad():
+            for _ in range(TEMPORAL_PADDING):
+                _, state = step(state)
+    return base, *step(state)
+
+
+def _fed_back(enhanced: Planes, like: Tensor, config: SrUnetConfig, colour: Colour) -> Tensor:
+    """y_{t-1} for the next frame, in size and dtype of ``like`` [N, C, h, w]: four phases of luma
+    less 1/2, and chroma: [N, 6, h, w].
+    """
+    y = enhanced.y.clamp(0.0, 1.0) - 0.5
+    chroma = torch.cat(enhanced[1:], 1).clamp(-0.5, 0.5)
+    if config.scale * config.fold != 2:
+        # The network's own pixels are of another size: four phases of x2.
+        ratio = (2 * config.scale.denominator, config.scale.numerator)
+        y = resample(y, *(axis_for(*ratio, kernel="catmull-rom"),) * 2)
+        chroma = resample(chroma, *chroma_axes(colour, ratio, "catmull-rom", between_420=True))
+    height, width = like.shape[2:]
+    phases = F.pixel_unshuffle(_to_size(y, 2 * height, 2 * width), 2)
+    both = torch.cat((phases, _to_size(chroma, height, width)), 1).to(like.dtype)
+    return both.contiguous(memory_format=torch.channels_last)
+
+
+def _to_size(x: Tensor, height: int, width: int) -> Tensor:
+    """Cropped, or replicated at the right and the bottom."""
+    x = x[:, :, :height, :width]
+    bottom, right = height - x.shape[2], width - x.shape[3]
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def _with_residual(base: Planes, phases: Tensor, config: SrUnetConfig, colour: Colour) -> Planes:
     luma, chroma = _residual(phases, base.y.shape[2:], config, colour)
-    enhanced = Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
-    return base, enhanced
+    return Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
 
 
 def _residual(
@@ -140,12 +215,16 @@ def _in_yuv(
     # Channels are colour-major, each colour's phases together, at both ends.
     rgb = torch.unflatten(kernel.float(), 1, (3, -1))
     folded = torch.einsum("oc...,ck->ok...", rgb, to_rgb).flatten(1, 2)
-    return {
+    result = {
         **weights,
         first: folded.to(kernel.dtype).contiguous(memory_format=torch.channels_last),
         "last.weight": _mix(last, to_yuv),
         "last.bias": _mix(bias, to_yuv),
     }
+    if config.is_recurrent:
+        # The only other layer whose output is RGB. What is fed back is YUV at both ends.
+        result["up1.prior.weight"] = _mix(weights["up1.prior.weight"], to_yuv)
+    return result
 
 
 def _mix(parameter: Tensor, matrix: Tensor) -> Tensor:
@@ -173,6 +252,9 @@ class Enhancer:
 
     ``format`` describes its output: the source's size, the stream's depth and colour. Without
     ``sets`` it upscales plainly, and ``enhanced`` is ``base``.
+
+    A recurrent net remembers the frame before: give it the frames in order. It starts afresh where
+    a set begins, at ``resets``, and after a seek. Memory: one state, whatever the title's length.
     """
 
     def __init__(
@@ -182,6 +264,7 @@ class Enhancer:
         config: SrUnetConfig,
         sets: Sequence[FloatSet],
         device: Device,
+        resets: Sequence[int] = (),
     ) -> None:
         self.coded = coded
         self.config = config
@@ -189,6 +272,7 @@ class Enhancer:
         self.format = replace(coded, width=source_size[0], height=source_size[1])
         self._sets = tuple(sets)
         self._loaded: tuple[int, dict[str, Tensor]] | None = None
+        self._memory: Memory[State] = Memory((*resets, *(s.first_frame for s in sets)))
 
     @property
     def has_weights(self) -> bool:
@@ -209,15 +293,38 @@ class Enhancer:
             return Enhanced(base, base)
         with torch.inference_mode():
             planes = frame_to_planes(frame, self.coded, self.device.torch_device)
-            dtype = self.device.compute_dtype
-            pair = enhance_planes(planes, weights, self.config, self.coded.colour, dtype)
+            pair = self._run(planes, weights, index)
             shown, enhanced = (planes_to_frame(p, self.format, frame.pts) for p in pair)
         return Enhanced(shown, enhanced)
+
+    def _run(
+        self, planes: Planes, weights: Mapping[str, Tensor], index: int
+    ) -> tuple[Planes, Planes]:
+        config, colour, dtype = self.config, self.coded.colour, self.device.compute_dtype
+        if not config.is_recurrent:
+            return enhance_planes(planes, weights, config, colour, dtype)
+        before = self._memory.recall(index)
+        base, enhanced, state = enhance_next(planes, before, weights, config, colour, dtype)
+        self._memory.keep(index, state)
+        return base, enhanced
 
     def enhance_all(self, frames: Iterator[Frame]) -> Iterator[Enhanced]:
         """:meth:`enhance` over a whole stream, in order."""
         for index, frame in enumerate(frames):
             yield self.enhance(frame, index)
+
+    def enhance_one(self, frames: Iterable[Frame], index: int) -> Enhanced:
+        """Frame ``index`` alone, out of a stream's ``frames`` from its first on: as :meth:`enhance`
+        shows it in a whole run, a recurrent net after a run-up. InputError where there is none.
+        """
+        self._memory.forget()
+        first = self._memory.first_needed(index) if self.config.is_recurrent else index
+        for at, frame in enumerate(frames):
+            if at >= first:
+                pair = self.enhance(frame, at)
+            if at == index:
+                return pair
+        raise InputError(f"expected a stream of more than {index} frames, got fewer")
 
     def _weights_for(self, index: int) -> dict[str, Tensor] | None:
         """Weights of the set that covers ``index``, moved to the device once per set."""

@@ -1,19 +1,12 @@
-"""The patch bank: pairs of decoded and source patches, chosen in one streaming pass.
-
-Every frame is cut into a grid of patches at a random, seeded phase. A weighted reservoir keeps a
-fixed number of them whatever the title's length (Efraimidis & Spirakis 2006, algorithm A-Res: keep
-the largest keys u^(1/w), u uniform); a patch's weight w is its energy, texture plus motion, so
-that skies and still backgrounds do not fill the bank.
+"""The patch bank: pairs of decoded and source patches that stand for a title.
 
 Where an objective asks for it, the source's frames before and after each patch are kept, too.
+For a recurrent network a place is kept over a short run of consecutive frames, of one scene.
+Banks are made in :mod:`codecaux.encoder.bank_builder`.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
-import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,29 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from codecaux.architecture import SrUnetConfig
 from codecaux.colour import Planes, code_scale
-from codecaux.encoder.neighbours import (
-    CORNER_STEP,
-    MiddleSettings,
-    NeighbourStore,
-    SamplePlanes,
-    middle_shape,
-)
+from codecaux.encoder.neighbours import SamplePlanes
 from codecaux.errors import UsageError
-from codecaux.events import Events, Progress
-from codecaux.video import Frame, Geometry, SampleArray, VideoFormat
+from codecaux.video import SampleArray, VideoFormat
 
-__all__ = [
-    "Around",
-    "BankSettings",
-    "PatchBank",
-    "build_bank",
-    "build_banks",
-    "patch_shape",
-]
+__all__ = ["RUN_FRAMES", "Around", "BankSettings", "PatchBank", "run_frames"]
 
-# Added to every energy (8-bit code values), so that flat patches are rare but not absent.
-_ENERGY_FLOOR = 1.0
+# What a recurrent network is unrolled over: half a step's default batch (RAVE trains on 5).
+RUN_FRAMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +33,8 @@ class BankSettings:
     ``uniform``: all patches count alike, so that the bank stands for the title evenly and two
     streams of one title give the same places. ``around``: size in source pixels of the patches'
     middles that are kept of the frames before and after (0: none); ``coded_around``: of the decoded
-    frames before and after, too. Both count in ``max_bytes``.
+    frames before and after, too. Both count in ``max_bytes``. ``run``: consecutive frames of each
+    place; runs do not go over ``resets`` (frames before which a recurrent network forgets).
     """
 
     patch: int = 96
@@ -64,10 +45,17 @@ class BankSettings:
     uniform: bool = False
     around: int = 0
     coded_around: bool = False
+    run: int = 1
+    resets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_bytes < 16 << 20:
             raise UsageError(f"expected a patch bank of at least 16 MiB, got {self.max_bytes} B")
+
+
+def run_frames(config: SrUnetConfig) -> int:
+    """Consecutive frames of a place that a network of ``config`` is fitted on."""
+    return RUN_FRAMES if config.is_recurrent else 1
 
 
 class Around(NamedTuple):
@@ -88,7 +76,8 @@ class PatchBank:
     ``coded``: y [K, p, q], u, v [K, p/2, q/2]; ``source``: the same times the scale.
     ``frame`` [K] is the frame each came from. ``neighbours``: middles of the source before and
     after, then perhaps of the decoded picture before and after; the first frame's before is its
-    after, and the last one's after its before (of a single frame both are itself).
+    after, and the last one's after its before (of a single frame both are itself). ``run`` patches
+    in a row are one place in time; the bank's length, and its indices, count runs.
     """
 
     format: VideoFormat
@@ -97,46 +86,62 @@ class PatchBank:
     frame: npt.NDArray[np.int64]
     candidates: int = 0
     neighbours: tuple[SamplePlanes, ...] = ()
+    run: int = 1
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self.frame) // self.run
 
     @property
     def size_bytes(self) -> int:
         groups = (self.coded, self.source, *self.neighbours)
         return sum(plane.nbytes for group in groups for plane in group)
 
+    @property
+    def what(self) -> str:
+        """What it counts, for people."""
+        return "patches" if self.run == 1 else f"runs of {self.run} patches"
+
     def of_frames(self, first: int, end: int) -> PatchBank:
-        """The patches of the frames ``first`` <= index < ``end`` alone, copied."""
-        chosen = np.flatnonzero((self.frame >= first) & (self.frame < end))
+        """The patches of the frames ``first`` <= index < ``end`` alone, whole runs, copied."""
+        frames = self.frame.reshape(-1, self.run)
+        inside = np.flatnonzero((frames[:, 0] >= first) & (frames[:, -1] < end))
+        chosen = self._patches(inside)
         coded, source, *neighbours = (
             (y[chosen], u[chosen], v[chosen])
             for y, u, v in (self.coded, self.source, *self.neighbours)
         )
         frame = self.frame[chosen]
-        return PatchBank(self.format, coded, source, frame, len(chosen), tuple(neighbours))
+        count, around = len(inside), tuple(neighbours)
+        return PatchBank(self.format, coded, source, frame, count, around, self.run)
+
+    def _patches(self, runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Indices of the patches of ``runs``, those of one in a row."""
+        return (runs[:, None] * self.run + np.arange(self.run)).ravel()
 
     def batch(self, indices: npt.NDArray[np.int64], device: torch.device) -> tuple[Planes, Planes]:
-        """(coded, source) nominal float32 planes of the chosen patches.
+        """(coded, source) nominal float32 planes of the chosen patches, or of the chosen runs', in
+        the order of time within each.
 
         Never mirrored: a title's structures are not symmetric (nor are its codec's artefacts or
         its chroma siting), and what is fitted is this title (docs/experiments.md, E1).
         """
+        patches = self._patches(indices)
         coded, source = (
-            self._planes(group, indices, device) for group in (self.coded, self.source)
+            self._planes(group, patches, device) for group in (self.coded, self.source)
         )
         return coded, source
 
     def around(self, indices: npt.NDArray[np.int64], device: torch.device) -> Around | None:
-        """What lies before and after the chosen patches; None where the bank has no such thing."""
+        """What lies before and after the same patches; None where the bank has no such thing."""
         if not self.neighbours:
             return None
-        return Around(*(self._planes(group, indices, device) for group in self.neighbours))
+        patches = self._patches(indices)
+        return Around(*(self._planes(group, patches, device) for group in self.neighbours))
 
     def _planes(
-        self, group: SamplePlanes, indices: npt.NDArray[np.int64], device: torch.device
+        self, group: SamplePlanes, patches: npt.NDArray[np.int64], device: torch.device
     ) -> Planes:
-        y, u, v = (_to_device(plane[indices], device) for plane in group)
+        y, u, v = (_to_device(plane[patches], device) for plane in group)
         y0, y_span, c0, c_span = code_scale(self.format)
         return Planes((y - y0) / y_span, (u - c0) / c_span, (v - c0) / c_span)
 
@@ -145,191 +150,3 @@ def _to_device(samples: SampleArray, device: torch.device) -> torch.Tensor:
     """[K, h, w] code values -> float32 [K, 1, h, w]."""
     signed = samples.view(np.int16) if samples.dtype == np.uint16 else samples
     return torch.from_numpy(signed).to(device).float()[:, None]
-
-
-def patch_shape(geometry: Geometry, patch: int, alignment: int) -> tuple[int, int]:
-    """(height, width) of a patch in coded pixels: multiples of the network's alignment (and of
-    4), no larger than the picture unless the picture is smaller than the alignment.
-    """
-    step = math.lcm(alignment, CORNER_STEP)
-    sizes = (geometry.coded_height, geometry.coded_width)
-    height, width = (max(step, min(patch, size) // step * step) for size in sizes)
-    return height, width
-
-
-def build_bank(
-    pairs: Iterable[tuple[Frame, Frame]],
-    num_frames: int,
-    geometry: Geometry,
-    format: VideoFormat,
-    alignment: int,
-    settings: BankSettings,
-) -> Events[PatchBank]:
-    """One pass over (decoded, source) frames. Memory: the bank plus two frames (with neighbours
-    four).
-    """
-    banks = yield from build_banks(pairs, num_frames, geometry, format, alignment, (settings,))
-    return banks[0]
-
-
-def build_banks(
-    pairs: Iterable[tuple[Frame, Frame]],
-    num_frames: int,
-    geometry: Geometry,
-    format: VideoFormat,
-    alignment: int,
-    settings: Sequence[BankSettings],
-) -> Events[list[PatchBank]]:
-    """Several banks in one pass, one for each of ``settings``."""
-    builders = [_Builder(num_frames, geometry, format, alignment, s) for s in settings]
-    start = time.monotonic()
-    for index, (coded, source) in enumerate(pairs):
-        for builder in builders:
-            builder.add(index, coded, source)
-        left = (time.monotonic() - start) / (index + 1) * max(num_frames - index - 1, 0)
-        yield Progress("patches", index + 1, num_frames, eta_seconds=left)
-    return [builder.finish() for builder in builders]
-
-
-class _Builder:
-    """Holds the reservoir while frames stream past."""
-
-    def __init__(
-        self,
-        num_frames: int,
-        geometry: Geometry,
-        format: VideoFormat,
-        alignment: int,
-        settings: BankSettings,
-    ) -> None:
-        self._geometry, self._format = geometry, format
-        self._scale = geometry.scale
-        self._patch = patch_shape(geometry, settings.patch, alignment)
-        self._around: MiddleSettings | None = None
-        if settings.around:
-            middle = middle_shape(self._patch, settings.around, self._scale, alignment)
-            has_coded = settings.coded_around
-            self._around = MiddleSettings(self._patch, middle, self._scale, has_coded)
-        self._uniform = settings.uniform
-        self._rng = np.random.Generator(np.random.PCG64(settings.seed))
-        capacity = self._capacity(num_frames, settings)
-        self._coded = self._allocate(capacity, self._patch)
-        height, width = (int(size * self._scale) for size in self._patch)
-        self._source = self._allocate(capacity, (height, width))
-        self._neighbours: NeighbourStore | None = None
-        if self._around:
-            self._neighbours = NeighbourStore(capacity, format.dtype, self._around)
-        self._frame = np.zeros(capacity, np.int64)
-        self._capacity_patches = capacity
-        self._heap: list[tuple[float, int]] = []  # (key, slot), smallest key first
-        self._previous: SampleArray | None = None
-        self._candidates = 0
-
-    def _capacity(self, num_frames: int, settings: BankSettings) -> int:
-        height, width = self._patch
-        source_samples = height * width * float(self._scale) ** 2
-        sample_bytes = 1 if self._format.bit_depth == 8 else 2
-        samples = height * width + source_samples
-        if self._around:
-            samples += self._around.patch_samples
-        patch_bytes = 1.5 * samples * sample_bytes
-        rows = max(1, self._geometry.coded_height // height)
-        columns = max(1, self._geometry.coded_width // width)
-        wanted = max(settings.min_patches, math.ceil(settings.keep * num_frames * rows * columns))
-        return max(1, min(wanted, int(settings.max_bytes / patch_bytes)))
-
-    def _allocate(self, count: int, patch: tuple[int, int]) -> SamplePlanes:
-        height, width = patch
-        dtype = self._format.dtype
-        return (
-            np.empty((count, height, width), dtype),
-            np.empty((count, height // 2, width // 2), dtype),
-            np.empty((count, height // 2, width // 2), dtype),
-        )
-
-    def add(self, index: int, coded: Frame, source: Frame) -> None:
-        """Offer every patch of frame ``index`` to the reservoir."""
-        coded_planes = [self._at_least(p, n) for p, n in zip(coded.planes, (1, 2, 2), strict=True)]
-        source_planes = [self._padded(p, n) for p, n in zip(source.planes, (1, 2, 2), strict=True)]
-        if self._neighbours:
-            self._neighbours.begin(source_planes, coded_planes)
-        for top, left in self._corners(coded_planes[0].shape):
-            self._candidates += 1
-            energy = (coded_planes[0], source_planes[0], top, left)
-            weight = 1.0 if self._uniform else _ENERGY_FLOOR + self._energy(*energy)
-            # The logarithm of u^(1/w): the same order, no underflow.
-            key = math.log(self._rng.random() or 5e-324) / weight
-            slot = self._slot(key)
-            if slot is not None:
-                self._frame[slot] = index
-                self._store(slot, coded_planes, source_planes, top, left)
-                if self._neighbours:
-                    self._neighbours.put(slot, top, left)
-        self._previous = coded_planes[0]
-
-    def _corners(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-        axes = []
-        for size, patch in zip(shape, self._patch, strict=True):
-            spare = size - patch * (size // patch)
-            phase = CORNER_STEP * int(self._rng.integers(0, spare // CORNER_STEP + 1))
-            axes.append([phase + patch * i for i in range(size // patch)])
-        return [(top, left) for top in axes[0] for left in axes[1]]
-
-    def _energy(self, coded: SampleArray, source: SampleArray, top: int, left: int) -> float:
-        """Mean |gradient| of the source's luma plus mean |difference| to the previous decoded
-        frame, in 8-bit code values (EPS, spatial and temporal information of ITU-T P.910).
-        """
-        height, width = self._patch
-        unit = 1 << (self._format.bit_depth - 8)
-        t, l_, h, w = (int(v * self._scale) for v in (top, left, height, width))
-        luma = source[t : t + h : 2, l_ : l_ + w : 2].astype(np.int32)
-        texture = np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean()
-        motion = 0.0
-        if self._previous is not None:
-            here = (slice(top, top + height, 2), slice(left, left + width, 2))
-            motion = np.abs(coded[here].astype(np.int32) - self._previous[here]).mean()
-        return float(texture + motion) / unit
-
-    def _slot(self, key: float) -> int | None:
-        if len(self._heap) < self._capacity_patches:
-            slot = len(self._heap)
-            heapq.heappush(self._heap, (key, slot))
-            return slot
-        if key <= self._heap[0][0]:
-            return None
-        slot = self._heap[0][1]
-        heapq.heapreplace(self._heap, (key, slot))
-        return slot
-
-    def _store(
-        self, slot: int, coded: list[SampleArray], source: list[SampleArray], top: int, left: int
-    ) -> None:
-        for planes, kept, scale in ((coded, self._coded, 1), (source, self._source, self._scale)):
-            for plane, bank, divisor in zip(planes, kept, (1, 2, 2), strict=True):
-                t, l_ = (int(v * scale) // divisor for v in (top, left))
-                height, width = bank.shape[1:]
-                bank[slot] = plane[t : t + height, l_ : l_ + width]
-
-    def _at_least(self, plane: SampleArray, divisor: int) -> SampleArray:
-        """A decoded plane, edge-replicated where the picture is smaller than one patch."""
-        return _edge_pad(plane, *(size // divisor for size in self._patch))
-
-    def _padded(self, plane: SampleArray, divisor: int) -> SampleArray:
-        """A source plane, edge-replicated to the padded size (and to one patch at least)."""
-        height = max(self._geometry.padded_height, int(self._patch[0] * self._scale)) // divisor
-        width = max(self._geometry.padded_width, int(self._patch[1] * self._scale)) // divisor
-        return _edge_pad(plane, height, width)
-
-    def finish(self) -> PatchBank:
-        count = len(self._heap)
-        coded, source = (
-            (y[:count], u[:count], v[:count]) for y, u, v in (self._coded, self._source)
-        )
-        around = self._neighbours.finish(count) if self._neighbours else ()
-        frame = self._frame[:count]
-        return PatchBank(self._format, coded, source, frame, self._candidates, around)
-
-
-def _edge_pad(plane: SampleArray, height: int, width: int) -> SampleArray:
-    bottom, right = (max(0, n - s) for n, s in zip((height, width), plane.shape, strict=True))
-    return np.pad(plane, ((0, bottom), (0, right)), mode="edge") if bottom or right else plane

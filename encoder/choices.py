@@ -71,16 +71,17 @@ def _mean_over_check(
     distance: Callable[[Planes, Planes, Around | None], torch.Tensor],
 ) -> float:
     bank = task.check or task.bank
-    count = len(bank) if task.check is not None else min(len(bank), _CHECK_PATCHES)
+    count = len(bank) if task.check is not None else min(len(bank), _CHECK_PATCHES // bank.run)
+    batch = max(1, _BATCH // bank.run)
     device = task.device.torch_device
     merged = {name: torch.from_numpy(value).to(device) for name, value in weights.items()}
     total = 0.0
     with torch.no_grad():
-        for first in range(0, count, _BATCH):
-            indices = np.arange(first, min(first + _BATCH, count))
+        for first in range(0, count, batch):
+            indices = np.arange(first, min(first + batch, count))
             coded, source = bank.batch(indices, device)
             colour, dtype = bank.format.colour, task.device.compute_dtype
-            shown = show(coded, merged, task.config, colour, dtype)
+            shown = show(coded, merged, task.config, colour, dtype, bank.run)
             around = bank.around(indices, device)
             total += float(distance(shown, source, around)) * len(indices)
     return total / count

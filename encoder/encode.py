@@ -24,7 +24,9 @@ from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base, known_base_ids
 from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_banks, patch_shape
+from codecaux.encoder.bank import BankSettings, PatchBank, run_frames
+from codecaux.encoder.bank_builder import build_banks, patch_shape
+from codecaux.encoder.cuts import find_resets
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.goal import Goal, open_goal
 from codecaux.encoder.headstart import HeadStart
@@ -153,6 +155,7 @@ def _check_settings(settings: EncodeSettings) -> None:
             f"expected an output ending in {', '.join(CONTAINERS)}, got {settings.output}"
         )
     config = net_config(settings.net, settings.stream.scale)
+    objective_by_name(settings.fit.objective).for_net(config)
     if settings.base is not None:
         try:
             get_base(settings.base, config)
@@ -170,8 +173,9 @@ def _check_settings(settings: EncodeSettings) -> None:
 
 def _bank_settings(settings: EncodeSettings) -> BankSettings:
     fit = settings.fit
-    fold = net_config(settings.net, settings.stream.scale).fold
-    return BankSettings(patch=fit.patch * fold, max_bytes=fit.bank_bytes, seed=fit.seed)
+    config = net_config(settings.net, settings.stream.scale)
+    patch, run = fit.patch * config.fold, run_frames(config)
+    return BankSettings(patch=patch, max_bytes=fit.bank_bytes, seed=fit.seed, run=run)
 
 
 class _Clock:
@@ -238,11 +242,14 @@ class _Job:
         yield StageStarted("patches", source.num_frames)
         scenes = self._scenes(source)
         goal = yield from self._goal(source)
-        bank, check = yield from self._banks(source, len(scenes), goal)
+        resets = find_resets(self._config, self.work.stream, source.info.format.bit_depth)
+        bank, check = yield from self._banks(source, scenes, resets, goal)
         yield StageDone("patches", time.monotonic() - started)
         started = time.monotonic()
         yield StageStarted("fit", None, "steps")
-        yield Notice(f"{len(bank)} of {bank.candidates} patches, {bank.size_bytes / 2**20:.0f} MiB")
+        yield Notice(
+            f"{len(bank)} of {bank.candidates} {bank.what}, {bank.size_bytes / 2**20:.0f} MiB"
+        )
         fixed = (self._config, self._base_id, bank, goal.terms, self.device, self.settings.fit)
         start, critic = self.head.weights, goal.critic
         task = FitTask(*fixed, check, scenes=scenes, start=start, critic=critic)
@@ -251,10 +258,9 @@ class _Job:
         yield from ready_critic(task, self.work.checkpoint)
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
-        fitted = yield from fit(
-            replace(task, price=per_byte), self.work.checkpoint, DEFAULT_STEPS[self.settings.net]
-        )
-        write_atomic(self.work.weights, pack(self._file(source, fitted)))
+        task = replace(task, price=per_byte)
+        fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
+        write_atomic(self.work.weights, pack(self._file(source, fitted, resets)))
         yield StageDone("fit", time.monotonic() - started)
 
     def _geometry(self, source: PreparedSource) -> Geometry:
@@ -268,10 +274,15 @@ class _Job:
         return find_scenes(keyframes, source.num_frames, source.info.average_fps)
 
     def _banks(
-        self, source: PreparedSource, num_scenes: int, goal: Goal
+        self,
+        source: PreparedSource,
+        scenes: tuple[Scene, ...],
+        resets: tuple[int, ...],
+        goal: Goal,
     ) -> Events[tuple[PatchBank, PatchBank]]:
         """The patches to fit on, and those to judge by."""
-        training = goal.bank_settings(_bank_settings(self.settings))
+        borders = tuple(sorted({*resets, *(first for first, _ in scenes)}))
+        training = goal.bank_settings(replace(_bank_settings(self.settings), resets=borders))
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
@@ -282,7 +293,7 @@ class _Job:
                 self._geometry(source),
                 source.info.format,
                 self._config.alignment,
-                (training, check_settings(training, num_scenes)),
+                (training, check_settings(training, len(scenes))),
             )
         return bank, check
 
@@ -304,7 +315,9 @@ class _Job:
             return None
         return lpips.to(self.device.torch_device)
 
-    def _file(self, source: PreparedSource, fitted: FitResult) -> WeightsFile:
+    def _file(
+        self, source: PreparedSource, fitted: FitResult, resets: tuple[int, ...]
+    ) -> WeightsFile:
         size = source.info.format
         stream = self.settings.stream
         metadata = WeightsMetadata(
@@ -327,6 +340,7 @@ class _Job:
             settings=self._recorded_settings(fitted),
             tools=_tools(self.ffmpeg),
             created_by=f"codecaux {__version__}",
+            resets=resets,
         )
         return WeightsFile(metadata, fitted.sets)
 

@@ -250,10 +250,10 @@ def _sensitivities(
 
     def show_luma(planes: Planes, values: Mapping[str, Tensor]) -> Tensor:
         # float32: this is measured once, and bf16 gradients would blur the small tensors.
-        colour = task.bank.format.colour
-        return show(planes, to_merged(values), task.config, colour, torch.float32).y
+        colour, merged = task.bank.format.colour, to_merged(values)
+        return show(planes, merged, task.config, colour, torch.float32, task.bank.run).y
 
-    count = min(_GAUSS_NEWTON_PASSES, len(task.bank))
+    count = min(_GAUSS_NEWTON_PASSES // task.bank.run, len(task.bank))
     chosen = np.linspace(0, len(task.bank) - 1, count).round().astype(np.int64)
     inputs = [task.bank.batch(chosen[i : i + 1], task.device.torch_device)[0] for i in range(count)]
     return sensitivities(leaves, show_luma, inputs, task.settings.seed)

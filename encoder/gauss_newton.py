@@ -36,9 +36,12 @@ def sensitivities(
     for planes in inputs:
         y = show_luma(planes, leaves)
         noise = torch.randn(y.shape, generator=generator).to(y)
-        gradients = torch.autograd.grad((y * noise).sum() / y.numel() ** 0.5, list(leaves.values()))
+        scaled = (y * noise).sum() / y.numel() ** 0.5
+        # A recurrent net's state is unused where there is no next frame.
+        gradients = torch.autograd.grad(scaled, list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, gradients, strict=True):
-            sums[name] += float(gradient.double().square().mean())
+            if gradient is not None:
+                sums[name] += float(gradient.double().square().mean())
     return {name: total / len(inputs) for name, total in sums.items()}
 
 

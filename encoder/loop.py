@@ -153,14 +153,16 @@ class Loop:
         settings = self._task.settings
         key = (settings.seed, _STREAMS[self._phase], index)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-        indices = generator.integers(0, len(self._task.bank), settings.batch)
-        coded, source = self._task.bank.batch(indices, self._task.device.torch_device)
-        return coded, source, self._task.bank.around(indices, self._task.device.torch_device)
+        bank, device = self._task.bank, self._task.device.torch_device
+        indices = generator.integers(0, len(bank), max(1, settings.batch // bank.run))
+        coded, source = bank.batch(indices, device)
+        return coded, source, bank.around(indices, device)
 
     def _shown(self, coded: Planes) -> Planes:
         task = self._task
         colour, dtype = task.bank.format.colour, task.device.compute_dtype
-        return show(coded, self._parameters.merged(), task.config, colour, dtype)
+        merged = self._parameters.merged()
+        return show(coded, merged, task.config, colour, dtype, task.bank.run)
 
     def _loss(self, sample: Sample) -> Tensor:
         task = self._task

@@ -75,8 +75,13 @@ class Objective:
     def for_net(self, config: SrUnetConfig) -> Objective:
         """With fewer patches for LPIPS and a smaller loss network where the net's own step is
         cheap: LPIPS may not cost more than that step, the learned term not more than two
-        (benchmarks/fit.py).
+        (benchmarks/fit.py). UsageError for a net that cannot be fitted for it.
         """
+        if config.is_recurrent and self.learned is not None and not self.learned.new_fake:
+            raise UsageError(
+                f"expected a net that sees one frame for the objective {self.name}, which shows "
+                f"frames out of their order, got {config.name}; choose another of the two"
+            )
         macs = macs_per_coded_pixel(config) * float(config.scale) ** -2
         lpips = min(self.lpips_patches, 2) if macs <= _CHEAP_MACS else self.lpips_patches
         learned, stand_in = (_sized(part, macs) for part in (self.learned, self.stand_in))

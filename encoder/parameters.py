@@ -15,9 +15,10 @@ from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, gain_name
 from codecaux.colour import Planes
-from codecaux.decoder.enhance import enhance_planes
+from codecaux.decoder.enhance import enhance_next, enhance_planes
 from codecaux.network import TrainingForm, with_identity
 from codecaux.quantise import QuantisedTensor
+from codecaux.recurrent import State
 from codecaux.video import Colour
 
 __all__ = ["FloatParameters", "GainParameters", "Parameters", "RoundedParameters", "gained", "show"]
@@ -169,9 +170,14 @@ def show(
     config: SrUnetConfig,
     colour: Colour,
     dtype: torch.dtype,
+    run: int = 1,
 ) -> Planes:
     """What the player shows for ``coded`` with the weights ``merged`` (without identity), computed
     in ``dtype``. Differentiable in ``merged``.
+
+    A recurrent net goes through each ``run`` of pictures in their order, from a start with temporal
+    padding; gradients go back to the run's first picture and no further (truncated
+    back-propagation through time).
     """
     cast = {
         name: value.to(dtype, memory_format=torch.channels_last)
@@ -179,7 +185,17 @@ def show(
         else value.to(dtype)
         for name, value in with_identity(merged, config).items()
     }
-    return enhance_planes(coded, cast, config, colour, dtype)[1]
+    if run == 1:
+        return enhance_planes(coded, cast, config, colour, dtype)[1]
+    assert config.is_recurrent, "expected runs of frames for a recurrent network only"
+    in_time = [torch.unflatten(plane, 0, (-1, run)) for plane in coded]  # [runs, run, 1, h, w]
+    state: State | None = None
+    shown: list[Planes] = []
+    for at in range(run):
+        planes = Planes(*(plane[:, at] for plane in in_time))
+        _, enhanced, state = enhance_next(planes, state, cast, config, colour, dtype)
+        shown.append(enhanced)
+    return Planes(*(torch.stack(steps, 1).flatten(0, 1) for steps in zip(*shown, strict=True)))
 
 
 def _round_through(z: Tensor, step: float) -> Tensor:

@@ -28,7 +28,7 @@ from codecaux.atomic import write_atomic
 from codecaux.bases import GENERATED_BASE_ID, Base, base_bytes, get_base, known_base_ids, parse_base
 from codecaux.colour import Planes
 from codecaux.device import Device
-from codecaux.encoder.bank import PatchBank
+from codecaux.encoder.bank import PatchBank, run_frames
 from codecaux.encoder.corpus import Corpus, find_items
 from codecaux.encoder.critic import Critic, Sample
 from codecaux.encoder.discriminator import Adversary
@@ -74,17 +74,15 @@ def pretrain(
     Raises InputError for folders without usable media, before any time is spent; FitError on
     divergence.
     """
-    objective = objective_by_name(settings.objective)
     config = net_config(settings.net, settings.scale)
+    objective = objective_by_name(settings.objective).for_net(config)
     if settings.output.exists() and not settings.overwrite:
         raise UsageError(f"{settings.output} exists; add -y to replace it, or choose another")
     corpus = find_items(settings.folders)
     start = start_tensors(settings.start, settings.net, config)
     yield from _report(corpus)
     settings.work.mkdir(parents=True, exist_ok=True)
-    goal = make_goal(
-        objective.for_net(config), VideoFormat(1, 1).colour, lpips, settings.seed, device
-    )
+    goal = make_goal(objective, VideoFormat(1, 1).colour, lpips, settings.seed, device)
     if goal.has_stand_in:
         yield Notice("a loss network that learns from the corpus itself stands in for LPIPS")
     bank = yield from _patches(settings, corpus, goal.critic)
@@ -126,8 +124,8 @@ def _patches(
         shards = replace(shards, around=critic.around, coded_around=critic.wants_coded)
         num_neighbours = 4 if critic.wants_coded else 2
     paths = yield from make_shards(corpus.items, shards, settings.work, settings.jobs)
-    bank = load_bank(paths, settings.bank_bytes, num_neighbours)
-    yield Notice(f"{len(bank)} patches, {bank.size_bytes / 2**20:.0f} MiB")
+    bank = load_bank(paths, settings.bank_bytes, num_neighbours, shards.run)
+    yield Notice(f"{len(bank)} {bank.what}, {bank.size_bytes / 2**20:.0f} MiB")
     yield StageDone("patches", time.monotonic() - started)
     return bank
 
@@ -139,6 +137,7 @@ def _shard_settings(settings: PretrainSettings) -> ShardSettings:
         preset=settings.preset,
         seed=settings.seed,
         moves=settings.moves,
+        run=run_frames(net_config(settings.net, settings.scale)),
     )
 
 
@@ -267,7 +266,7 @@ class _Trainer:
         generator = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence((settings.seed, index)))
         )
-        chosen = generator.integers(0, len(self._bank), settings.batch)
+        chosen = generator.integers(0, len(self._bank), max(1, settings.batch // self._bank.run))
         coded, source = self._bank.batch(chosen, self._device.torch_device)
         shown = self._shown(coded)
         loss = self._terms(shown, source)
@@ -288,7 +287,8 @@ class _Trainer:
 
     def _shown(self, coded: Planes) -> Planes:
         colour, dtype = self._bank.format.colour, self._device.compute_dtype
-        return show(coded, self._parameters.merged(), self._config, colour, dtype)
+        merged = self._parameters.merged()
+        return show(coded, merged, self._config, colour, dtype, self._bank.run)
 
     def _rate_at(self, index: int) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * index / self._settings.steps))

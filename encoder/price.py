@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codecaux.bases import get_base
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank, run_frames
+from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.loop import FitTask
 from codecaux.encoder.prepare import PreparedSource
@@ -91,7 +92,8 @@ def _bank(
     excerpt: PreparedSource, stream: Path, settings: StreamSettings, task: FitTask
 ) -> PatchBank:
     layout = excerpt.info.format
-    plain = BankSettings(patch=task.settings.patch * task.config.fold, seed=task.settings.seed)
+    config, seed = task.config, task.settings.seed
+    plain = BankSettings(patch=task.settings.patch * config.fold, seed=seed, run=run_frames(config))
     wanted = check_settings(plain if task.critic is None else task.critic.bank_settings(plain))
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]

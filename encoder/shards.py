@@ -30,8 +30,10 @@ from safetensors import SafetensorError
 
 from codecaux.architecture import net_config
 from codecaux.atomic import write_atomic
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.corpus import PHOTO_SIZE, Item, camera_move, read_rgb
+from codecaux.encoder.cuts import find_cuts
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
 from codecaux.errors import CodecauxError, InputError
@@ -55,7 +57,8 @@ _NEIGHBOURS = ("before", "after", "coded_before", "coded_after")
 class ShardSettings:
     """``crf``: each item's is drawn from this range. ``patches`` of a photo; a video gives up to
     ``video_patches``. ``moves``: how many different moves over each photo, each a shard.
-    ``around``, ``coded_around``: as in :class:`codecaux.encoder.bank.BankSettings`.
+    ``around``, ``coded_around``: as in :class:`codecaux.encoder.bank.BankSettings`. ``run``:
+    consecutive frames of each place, so many fewer places.
     """
 
     scale: Fraction
@@ -67,6 +70,7 @@ class ShardSettings:
     moves: int = 1
     around: int = 0
     coded_around: bool = False
+    run: int = 1
 
     @property
     def coded_patch(self) -> int:
@@ -79,6 +83,7 @@ class ShardSettings:
         made_with = [str(v) for v in (*own, stream.downscale, TUNINGS[stream.tuning])]
         if self.around:
             made_with += [str(self.around), str(self.coded_around)]
+        made_with += [f"run {self.run}"] if self.run > 1 else []
         digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:8]
         return work / f"shards-{float(self.scale):g}x-{digest}"
 
@@ -183,6 +188,8 @@ def _cut(
         seed=seed,
         around=settings.around,
         coded_around=settings.coded_around,
+        run=settings.run,
+        resets=_cuts(stream) if settings.run > 1 else (),
     )
     with (
         closing(read_frames(stream)) as coded,  # type: ignore[type-var]
@@ -191,7 +198,14 @@ def _cut(
         pairs = zip(coded, original, strict=True)
         alignment = net_config("light", settings.scale).alignment
         bank = drain(build_bank(pairs, source.num_frames, geometry, layout, alignment, limits))
+    if bank.run != settings.run:
+        raise InputError(f"expected {settings.run} frames without a cut, got {bank.run}")
     return _as_limited_8_bit(bank)
+
+
+def _cuts(stream: Path) -> tuple[int, ...]:
+    with closing(read_frames(stream)) as frames:  # type: ignore[type-var]
+        return find_cuts(frames)
 
 
 def _as_limited_8_bit(bank: PatchBank) -> PatchBank:
@@ -230,10 +244,13 @@ def _names(num_neighbours: int) -> tuple[str, ...]:
     return _PLANES + tuple(f"{group}_{plane}" for group in groups for plane in "yuv")
 
 
-def load_bank(paths: Sequence[Path], max_bytes: int, num_neighbours: int = 0) -> PatchBank:
+def load_bank(
+    paths: Sequence[Path], max_bytes: int, num_neighbours: int = 0, run: int = 1
+) -> PatchBank:
     """All shards as one bank of at most ``max_bytes``: of each the same share, from its start.
 
-    num_neighbours: 2 with the source before and after, 4 with the decoded pictures, too.
+    num_neighbours: 2 with the source before and after, 4 with the decoded pictures, too. run: that
+    of their settings.
     """
     names = _names(num_neighbours)
     total = sum(path.stat().st_size for path in paths)
@@ -242,7 +259,7 @@ def load_bank(paths: Sequence[Path], max_bytes: int, num_neighbours: int = 0) ->
     for path in paths:
         try:
             arrays = safetensors.numpy.load_file(path)
-            kept = max(1, int(len(arrays["coded_y"]) * share))
+            kept = max(1, int(len(arrays["coded_y"]) // run * share)) * run
             parts.append({name: arrays[name][:kept] for name in names})
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"expected a shard at {path}, got {error}; remove it") from error
@@ -257,7 +274,7 @@ def load_bank(paths: Sequence[Path], max_bytes: int, num_neighbours: int = 0) ->
     )
     count = len(coded[0])
     frame = np.zeros(count, np.int64)
-    return PatchBank(_FORMAT, coded, source, frame, count, tuple(neighbours))
+    return PatchBank(_FORMAT, coded, source, frame, count // run, tuple(neighbours), run)
 
 
 def _shape(part: dict[str, np.ndarray]) -> tuple[tuple[int, ...], ...]:

@@ -54,6 +54,11 @@ def pretrain_unpaired(settings: UnpairedSettings, device: Device) -> Events[Pret
     divergence.
     """
     config = net_config(settings.net, Fraction(1))
+    if config.is_recurrent:
+        raise UsageError(
+            f"expected a net that sees one frame for single pictures, got {settings.net}; "
+            "choose another --net"
+        )
     if settings.output.exists() and not settings.overwrite:
         raise UsageError(f"{settings.output} exists; add -y to replace it, or choose another")
     if settings.source.resolve() == settings.target.resolve():

@@ -77,13 +77,13 @@ def warm_up(
 
     @torch.no_grad()
     def generate(coded: Planes) -> Planes:
-        return show(coded, start, config, bank.format.colour, device.compute_dtype)
+        return show(coded, start, config, bank.format.colour, device.compute_dtype, bank.run)
 
     losses: list[Tensor] = []
     for index in range(plan.steps):
         sequence = np.random.SeedSequence((plan.seed, _STREAM, index))
         generator = np.random.Generator(np.random.PCG64(sequence))
-        chosen = generator.integers(0, len(bank), plan.batch)
+        chosen = generator.integers(0, len(bank), max(1, plan.batch // bank.run))
         coded, source = bank.batch(chosen, device.torch_device)
         around = bank.around(chosen, device.torch_device)
         losses.append(critic.learn(Sample(generate(coded), source, around), generate))

@@ -49,7 +49,8 @@ def make_thumbnails(source: PreparedSource, rung: FinalRung, device: Device) -> 
     index = source.num_frames // 2
     start = hash_start(rung.stream)
     enhancer = open_enhancer(rung.stream, rung.weights, device=device, start_sha256=start)
-    pair = enhancer.enhance(_frame(rung.stream, index), index)
+    with closing(read_frames(rung.stream)) as frames:  # type: ignore[type-var]
+        pair = enhancer.enhance_one(frames, index)
     original = _frame(source.path, index, source.info)
     shown = {"bicubic": pair.base, "enhanced": pair.enhanced, "source": original}
     width, height = min(_WIDTH, enhancer.format.width), min(_HEIGHT, enhancer.format.height)

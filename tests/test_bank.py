@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank, patch_shape
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_bank, patch_shape
 from codecaux.errors import UsageError
 from codecaux.events import drain
 from codecaux.video import Frame, Geometry, VideoFormat

@@ -79,6 +79,23 @@ def test_memory(tmp_path: Path) -> None:
     )
 
 
+def test_recurrent(make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    clip = make_clip("bench-recurrent.mkv", size=(112, 80), frames=10)
+    words = [str(clip), "--nets", "tiny,recurrent-tiny", "--crop", "96x64", "--frames", "6"]
+    words += ["--steps", "10", "--repeats", "1", "--objective", "fidelity"]
+    rows = _run("recurrent", tmp_path / "a.json", *words, "--work", str(tmp_path / "w"))["results"]
+    single, recurrent = rows
+    assert [row["net"] for row in rows] == ["tiny", "recurrent-tiny"]
+    assert single["macs_per_frame"] == 48 * 32 * 13_266
+    assert recurrent["macs_per_frame"] == 48 * 32 * 14_472
+    assert single["stream_bytes"] == recurrent["stream_bytes"]
+    assert single["converges_in_frames"] is None
+    assert recurrent["converges_in_frames"] in (-1, 0, 1, 2)
+    for row in rows:
+        assert row["rpf_ripple"] >= 0
+        assert row["steps"] >= 10
+
+
 def test_ladder(make_clip: Callable[..., Path], tmp_path: Path) -> None:
     """Made once; the second run takes ladder and curve from where they are kept."""
     clip = make_clip("bench-ladder.mkv", size=(128, 72), fps="25", frames=30)

@@ -18,7 +18,8 @@ from codecaux.architecture import coded_shapes, gain_name, net_config, parameter
 from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.decoder.enhance import Enhancer, float_sets
 from codecaux.device import choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_banks
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_banks
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss, least, set_bytes, weigh
 from codecaux.encoder.fit import FitResult, FitTask, fit

@@ -16,7 +16,8 @@ from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.colour import Planes
 from codecaux.decoder.enhance import enhance_planes
 from codecaux.device import choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.gauss_newton import sensitivities, step_sizes

@@ -14,7 +14,8 @@ import torch
 from codecaux.architecture import net_config
 from codecaux.bases import GENERATED_BASE_ID, get_base, parse_base
 from codecaux.device import choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.critic import LearnedLoss

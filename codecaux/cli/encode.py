@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 # The names that codecaux.architecture and codecaux.encoder.objective know; a test compares.
-NETS = ("light", "full", "tiny")
+NETS = ("light", "full", "tiny", "recurrent", "recurrent-tiny")
 AUTO = "auto"
 OBJECTIVES = (
     *("balanced", "fidelity", "perceptual", "learned"),
