@@ -12,6 +12,8 @@ SR-UNet", ACM MM 2021, section 3.1 and figure 2::
                                          └ pool ─ down4 ─┘        (each step up: bilinear x2)
 
 Each stage is a row of blocks ``ReLU(W3x3 * x + b [+ W1x1 * x + b1 + x where Cin == Cout])``.
+A network of two heads has a second last layer beside the first, "perceptual"
+(:mod:`codecaux.fusion`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ __all__ = [
     "config_from_json",
     "config_to_json",
     "gain_name",
+    "head_names",
     "macs_per_coded_pixel",
     "merged_parameter_count",
     "net_config",
@@ -50,7 +53,8 @@ _MAX_WIDTH, _MAX_BLOCKS = 128, 8
 
 @dataclass(frozen=True, slots=True)
 class SrUnetConfig:
-    """Widths of the four levels, blocks of the seven stages, and the scale factor.
+    """Widths of the four levels, blocks of the seven stages, the scale factor, and the last layers:
+    one, or two whose pictures are fused.
 
     For scale 1 the input is folded by pixel-unshuffle 2 (3 -> 12 channels, half the size), so that
     a same-size enhancement costs what a x2 one to the same output size costs.
@@ -60,6 +64,7 @@ class SrUnetConfig:
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int, int, int, int]
     scale: Fraction = Fraction(2)
+    heads: int = 1
 
     @property
     def fold(self) -> int:
@@ -72,7 +77,7 @@ class SrUnetConfig:
 
     @property
     def out_channels(self) -> int:
-        """Channels before pixel-shuffle 2."""
+        """Channels of each head before pixel-shuffle 2."""
         return 12
 
     @property
@@ -135,9 +140,15 @@ def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
     for block in blocks(config):
         shapes[f"{block.name}.weight"] = (block.out_channels, block.in_channels, 3, 3)
         shapes[f"{block.name}.bias"] = (block.out_channels,)
-    shapes["last.weight"] = (config.out_channels, config.widths[0], 1, 1)
-    shapes["last.bias"] = (config.out_channels,)
+    for head in head_names(config):
+        shapes[f"{head}.weight"] = (config.out_channels, config.widths[0], 1, 1)
+        shapes[f"{head}.bias"] = (config.out_channels,)
     return shapes
+
+
+def head_names(config: SrUnetConfig) -> tuple[str, ...]:
+    """The last layers: of two, the first is for fidelity."""
+    return ("last", "perceptual")[: config.heads]
 
 
 def coded_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
@@ -179,12 +190,15 @@ def macs_per_coded_pixel(config: SrUnetConfig) -> float:
     """Multiply-adds of the convolutions for one pixel of the coded picture (134,304 for full)."""
     areas = dict(zip(STAGES, _STAGE_AREA_DIVISOR, strict=True))
     macs = sum(9 * b.in_channels * b.out_channels / areas[b.stage] for b in blocks(config))
-    return float(macs + config.out_channels * config.widths[0]) / config.fold**2
+    last = config.heads * config.out_channels * config.widths[0]
+    return float(macs + last) / config.fold**2
 
 
 def config_to_json(config: SrUnetConfig) -> str:
-    """The configuration as it stands in a weights file's metadata."""
+    """The configuration as it stands in a weights file's metadata; one head goes without saying."""
     values = asdict(config) | {"scale": str(config.scale)}
+    if config.heads == 1:
+        del values["heads"]
     return json.dumps({"kind": "sr-unet", **values}, sort_keys=True)
 
 
@@ -199,6 +213,7 @@ def config_from_json(text: str) -> SrUnetConfig:
             widths=_int_tuple(values["widths"], 4, _MAX_WIDTH),  # type: ignore[arg-type]
             blocks=_int_tuple(values["blocks"], 7, _MAX_BLOCKS),  # type: ignore[arg-type]
             scale=_scale_from_text(values["scale"]),
+            heads=_heads(values.get("heads", 1)),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsFormatError(f"the architecture record is damaged: {error}") from error
@@ -210,6 +225,12 @@ def _scale_from_text(text: object) -> Fraction:
         if text == str(scale):
             return scale
     raise ValueError(f"scale {str(text)[:32]!r} is not one of {', '.join(map(str, SCALES))}")
+
+
+def _heads(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 2:
+        raise ValueError("expected 1 or 2 heads")
+    return value
 
 
 def _int_tuple(values: object, length: int, largest: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MAX_PARAMETERS",
+    "Fusion",
     "Json",
     "WeightsMetadata",
     "metadata_from_text",
@@ -38,7 +39,9 @@ __all__ = [
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 FORMAT_NAME = "codecaux-weights"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# The first that knows of two heads and their fusion.
+FUSION_VERSION = 3
 MAX_PARAMETERS = 1 << 22
 MAX_SIDE = 1 << 15
 MAX_FRAMES = 1 << 31
@@ -47,6 +50,18 @@ _MAX_NAME_CHARS = 128
 _MAX_ENTRIES = 256
 _MAX_DEPTH = 8
 _MAX_INTEGER = 1 << 53
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the pictures of two heads become one (:mod:`codecaux.fusion`).
+
+    ``exponent``, 0 to 4, of the mask: 1 is the paper's, less gives more of the picture to the
+    perceptual head. ``sharpen``: strength of the sharpening of luma, 0 to 1.
+    """
+
+    exponent: float = 1.0
+    sharpen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +76,8 @@ class WeightsMetadata:
     ``codec``, ``tools`` (name -> version) and ``settings`` (the resolved configuration, JSON
     values) are for the record. ``scores`` maps "bicubic" and "enhanced" to metric -> value; what
     was not measured, or is not finite, is None. ``format_version`` is what a file that was read
-    says; what is written says the oldest that can hold its sets.
+    says; what is written says the oldest that can hold its sets. ``fusion``: of a network of two
+    heads, else None.
     """
 
     architecture: SrUnetConfig
@@ -78,6 +94,12 @@ class WeightsMetadata:
     scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     created_by: str = ""
     format_version: int = 1
+    fusion: Fusion | None = None
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest format that can hold it, whatever the sets."""
+        return FUSION_VERSION if self.architecture.heads > 1 else 1
 
     @property
     def geometry(self) -> Geometry:
@@ -87,7 +109,8 @@ class WeightsMetadata:
 
 def metadata_to_text(metadata: WeightsMetadata) -> dict[str, str]:
     """The entries of ``__metadata__``, but for "sets", which the weights file adds."""
-    return {
+    fusion = {} if metadata.fusion is None else {"fusion": _dump(asdict(metadata.fusion))}
+    return fusion | {
         "format": FORMAT_NAME,
         "format_version": str(metadata.format_version),
         "architecture": config_to_json(metadata.architecture),
@@ -114,9 +137,14 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
     """
     version = _check_version(entries)
     _check_lengths(entries)
+    architecture = _architecture(_text(entries, "architecture"))
+    heads = architecture.heads
+    most = 2 if version >= FUSION_VERSION else 1
+    require(heads <= most, "heads", f"at most {most} in version {version}", heads)
     return WeightsMetadata(
         format_version=version,
-        architecture=_architecture(_text(entries, "architecture")),
+        architecture=architecture,
+        fusion=_fusion(_object(entries, "fusion")) if heads > 1 else None,
         source_width=_integer(entries, "source_width", 1, MAX_SIDE),
         source_height=_integer(entries, "source_height", 1, MAX_SIDE),
         num_frames=_integer(entries, "num_frames", 1, MAX_FRAMES),
@@ -250,6 +278,17 @@ def _architecture(text: str) -> SrUnetConfig:
             "do not use this file"
         )
     return config
+
+
+def _fusion(values: Mapping[str, Any]) -> Fusion:
+    expected = {"exponent": 4.0, "sharpen": 1.0}
+    require(values.keys() == expected.keys(), "fusion", f"an object of {list(expected)}", values)
+    for name, largest in expected.items():
+        value = values[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = f"a number of 0 to {largest:g}"
+        require(is_number and 0.0 <= value <= largest, f"fusion {name}", wanted, value)
+    return Fusion(**{name: float(values[name]) for name in expected})
 
 
 def _bit_depth(entries: Mapping[str, str]) -> int:

@@ -113,7 +113,8 @@ def pack(file: WeightsFile) -> bytes:
     :func:`unpack` would refuse; the errors are unpack's. The format version is the oldest that
     can hold the sets, whatever the metadata says.
     """
-    version = max(weights.format_version for weights in file.sets)
+    oldest = (weights.format_version for weights in file.sets)
+    version = max(file.metadata.oldest_version, *oldest)
     file = replace(file, metadata=replace(file.metadata, format_version=version))
     arrays: dict[str, Array] = {}
     for index, weights in enumerate(file.sets):

@@ -3,7 +3,8 @@
 Player, encoder, scores and ladders all go through :func:`enhance_planes`: what is scored is what
 is shown. The picture stays in YUV 4:2:0; the network sees and makes RGB (as the paper's does), and
 because RGB -> YUV is linear its residual is converted and added to the bicubically upscaled
-planes, so that plain and enhanced pictures share one base.
+planes, so that plain and enhanced pictures share one base. Two heads' residuals are fused
+(:mod:`codecaux.fusion`) before that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecaux.architecture import SrUnetConfig, blocks, macs_per_coded_pixel
+from codecaux.architecture import SrUnetConfig, blocks, head_names, macs_per_coded_pixel
 from codecaux.bases import get_base
 from codecaux.colour import (
     Planes,
@@ -26,16 +27,18 @@ from codecaux.colour import (
     chroma_to_420,
     chroma_to_444,
     frame_to_planes,
+    luma_to_plane,
     phases_to_420,
     planes_to_frame,
     rgb_from_yuv,
     yuv_from_rgb,
 )
 from codecaux.device import Device
-from codecaux.metadata import WeightsMetadata
-from codecaux.network import join_phases, sr_unet_phases, with_identity
+from codecaux.fusion import fused, fusion_mask, luma_variance, sharpened
+from codecaux.metadata import Fusion, WeightsMetadata
+from codecaux.network import join_phases, sr_unet_heads, with_identity
 from codecaux.resample import BICUBIC, axis_for, resample
-from codecaux.video import Colour, Frame, VideoFormat
+from codecaux.video import Colour, Frame, SampleArray, VideoFormat
 from codecaux.weightsfile import WeightSet, reconstruct
 
 __all__ = ["Enhanced", "Enhancer", "FloatSet", "enhance_planes", "float_sets", "upscale_planes"]
@@ -80,18 +83,31 @@ def enhance_planes(
     config: SrUnetConfig,
     colour: Colour,
     dtype: torch.dtype,
+    mask: Tensor | None = None,
 ) -> tuple[Planes, Planes]:
     """(base, enhanced) nominal planes of a batch, not clipped. Differentiable in ``weights``.
 
     planes: y [N, 1, h, w] with even h, w; u, v [N, 1, h/2, w/2]; float32.
     weights: merged form with identity, in ``dtype``.
+    mask: of two heads, where the perceptual one is shown (:func:`codecaux.fusion.fusion_mask`).
+    Without, both planes have 2 N pictures: those of the fidelity head, then the perceptual one's.
     """
     base = upscale_planes(planes, config.scale, colour)
     x = _network_input(planes, config, colour, dtype)
-    phases = sr_unet_phases(x, _in_yuv(weights, config, colour), config)
+    heads = sr_unet_heads(x, _in_yuv(weights, config, colour), config)
+    phases = heads[0] if len(heads) == 1 else _of_two(*heads, mask)
+    if len(phases) > len(x):
+        base = Planes(*(torch.cat((plane, plane)) for plane in base))
     luma, chroma = _residual(phases, base.y.shape[2:], config, colour)
     enhanced = Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
     return base, enhanced
+
+
+def _of_two(fidelity: Tensor, perceptual: Tensor, mask: Tensor | None) -> Tensor:
+    """Their fusion, or one after the other."""
+    if mask is None:
+        return torch.cat((fidelity, perceptual))
+    return fused(fidelity, perceptual, mask)
 
 
 def _residual(
@@ -134,7 +150,8 @@ def _in_yuv(
     so is its residual: hence 2 and 1/2.
     """
     first = f"{blocks(config)[0].name}.weight"
-    kernel, last, bias = (weights[name] for name in (first, "last.weight", "last.bias"))
+    kernel = weights[first]
+    heads = [f"{head}.{part}" for head in head_names(config) for part in ("weight", "bias")]
     to_rgb = 2.0 * rgb_from_yuv(colour.matrix).to(kernel.device)
     to_yuv = 0.5 * yuv_from_rgb(colour.matrix).to(kernel.device)
     # Channels are colour-major, each colour's phases together, at both ends.
@@ -143,8 +160,7 @@ def _in_yuv(
     return {
         **weights,
         first: folded.to(kernel.dtype).contiguous(memory_format=torch.channels_last),
-        "last.weight": _mix(last, to_yuv),
-        "last.bias": _mix(bias, to_yuv),
+        **{name: _mix(weights[name], to_yuv) for name in heads},
     }
 
 
@@ -172,7 +188,8 @@ class Enhancer:
     """A network ready to run on one device, for one stream.
 
     ``format`` describes its output: the source's size, the stream's depth and colour. Without
-    ``sets`` it upscales plainly, and ``enhanced`` is ``base``.
+    ``sets`` it upscales plainly, and ``enhanced`` is ``base``. ``fusion``: of a network of two
+    heads, None of one; such a network needs frames that know their neighbours.
     """
 
     def __init__(
@@ -182,13 +199,18 @@ class Enhancer:
         config: SrUnetConfig,
         sets: Sequence[FloatSet],
         device: Device,
+        fusion: Fusion | None = None,
     ) -> None:
+        assert (fusion is not None) == (config.heads > 1), "expected a fusion for two heads alone"
         self.coded = coded
         self.config = config
         self.device = device
         self.format = replace(coded, width=source_size[0], height=source_size[1])
         self._sets = tuple(sets)
         self._loaded: tuple[int, dict[str, Tensor]] | None = None
+        self._fusion = fusion
+        # Of the last few frames: (luma, V), so that each is worked out once.
+        self._variances: list[tuple[SampleArray, Tensor]] = []
 
     @property
     def has_weights(self) -> bool:
@@ -210,7 +232,10 @@ class Enhancer:
         with torch.inference_mode():
             planes = frame_to_planes(frame, self.coded, self.device.torch_device)
             dtype = self.device.compute_dtype
-            pair = enhance_planes(planes, weights, self.config, self.coded.colour, dtype)
+            mask = self._mask(frame) if self._fusion is not None else None
+            pair = enhance_planes(planes, weights, self.config, self.coded.colour, dtype, mask)
+            if self._fusion is not None:
+                pair = pair[0], sharpened(pair[1], self._fusion.sharpen)
             shown, enhanced = (planes_to_frame(p, self.format, frame.pts) for p in pair)
         return Enhanced(shown, enhanced)
 
@@ -218,6 +243,28 @@ class Enhancer:
         """:meth:`enhance` over a whole stream, in order."""
         for index, frame in enumerate(frames):
             yield self.enhance(frame, index)
+
+    def _mask(self, frame: Frame) -> Tensor:
+        """Where the perceptual head is shown in ``frame``: of it and its neighbours alone."""
+        around = frame.neighbours
+        assert self._fusion is not None
+        assert around is not None, "expected a frame that knows its neighbours (read_frames)"
+        maps = [self._variance(f) for f in (around.before, frame, around.after) if f is not None]
+        lowest = torch.stack([v.amin() for v in maps]).amin()
+        highest = torch.stack([v.amax() for v in maps]).amax()
+        size = (_aligned(self.coded.height, self.config), _aligned(self.coded.width, self.config))
+        fold = self.config.fold
+        exponent, places = self._fusion.exponent, (size[0] // fold, size[1] // fold)
+        return fusion_mask(self._variance(frame), lowest, highest, exponent, places)
+
+    def _variance(self, frame: Frame) -> Tensor:
+        for luma, variance in self._variances:
+            if luma is frame.y:
+                return variance
+        y = luma_to_plane(frame, self.coded, self.device.torch_device)
+        variance = luma_variance(y, self.config)
+        self._variances = [*self._variances[-2:], (frame.y, variance)]
+        return variance
 
     def _weights_for(self, index: int) -> dict[str, Tensor] | None:
         """Weights of the set that covers ``index``, moved to the device once per set."""
@@ -238,11 +285,15 @@ class Enhancer:
     @property
     def macs_per_frame(self) -> int:
         """Multiply-adds of the convolutions for one frame."""
-        align = self.config.alignment
         width, height = (
-            align * math.ceil(s / align) for s in (self.coded.width, self.coded.height)
+            _aligned(s, self.config) for s in (self.coded.width, self.coded.height)
         )
         return round(macs_per_coded_pixel(self.config) * width * height)
+
+
+def _aligned(size: int, config: SrUnetConfig) -> int:
+    """``size`` with the network's padding."""
+    return config.alignment * math.ceil(size / config.alignment)
 
 
 def _for_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -62,7 +62,7 @@ def enhancer_for(
     sets = float_sets(file.sets, metadata)
     # The colour that the fit computed with, should a remux have lost the stream's tags.
     coded = replace(coded, colour=metadata.colour)
-    return Enhancer(coded, size, metadata.architecture, sets, device)
+    return Enhancer(coded, size, metadata.architecture, sets, device, metadata.fusion)
 
 
 def plain_enhancer(coded: VideoFormat, source_size: tuple[int, int], device: Device) -> Enhancer:
