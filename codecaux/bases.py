@@ -97,8 +97,9 @@ def get_base(
 ) -> dict[str, FloatArray]:
     """Name -> float32 tensor of every parameter (merged form, without identity branches).
 
-    Bases have one head: both of a network of two start as it. No id means zeros: the file holds whole weights. WeightsBaseError for an id that is not here
-    or is another network's; ``made_by`` names the version that made the file.
+    Bases have one head: both of a network of two start as it. No id means zeros: the file holds
+    whole weights. WeightsBaseError for an id that is not here or is another network's; ``made_by``
+    names the version that made the file.
     """
     if config.heads > 1:
         tensors = get_base(base_id, replace(config, heads=1), made_by=made_by)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from codecaux.architecture import Block, SrUnetConfig, blocks, head_names
 from codecaux.resample import axis_for, resample
 
-__all__ = ["TrainingForm", "join_phases", "sr_unet", "sr_unet_heads", "sr_unet_phases", "with_identity"]
+__all__ = [
+    "TrainingForm",
+    "join_phases",
+    "sr_unet",
+    "sr_unet_heads",
+    "sr_unet_phases",
+    "with_identity",
+]
 
 # A block applied to its input, or to the two parts that the paper concatenates to make it.
 RunBlock = Callable[[Block, tuple[Tensor, ...]], Tensor]

@@ -285,9 +285,7 @@ class Enhancer:
     @property
     def macs_per_frame(self) -> int:
         """Multiply-adds of the convolutions for one frame."""
-        width, height = (
-            _aligned(s, self.config) for s in (self.coded.width, self.coded.height)
-        )
+        width, height = (_aligned(s, self.config) for s in (self.coded.width, self.coded.height))
         return round(macs_per_coded_pixel(self.config) * width * height)
 
 

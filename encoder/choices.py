@@ -56,8 +56,12 @@ def check_loss(task: FitTask, weights: NumpyWeights) -> float:
 
 
 def luma_rms(task: FitTask, weights: NumpyWeights) -> float:
-    """RMS error of the shown luma (0..1) over the check patches."""
-    return math.sqrt(_mean_over_check(task, weights, lambda a, b: (a.y - b.y).square().mean()))
+    """RMS error of the shown luma (0..1) over the check patches; of two heads the first one's."""
+
+    def squared(shown: Planes, source: Planes) -> torch.Tensor:
+        return (shown.y[: len(source.y)] - source.y).square().mean()
+
+    return math.sqrt(_mean_over_check(task, weights, squared))
 
 
 def _mean_over_check(

@@ -8,7 +8,7 @@ added to the upscaled base, luma 0..1 and chroma -1/2..1/2::
 C is the Charbonnier distance, D the part of the source's detail that is kept
 (:mod:`codecaux.encoder.detail`). The LPIPS network of the loss (squeeze) is never the one of the
 scores (alex). D, SSIM and LPIPS run on a part of each batch, so that they cost less than the
-network's own step.
+network's own step. A network of two heads has an L for each, and its loss is their sum.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _CHEAP_MACS = 6_000
 class Objective:
     """Weights of the terms of L. ``lpips_patches`` of each batch, cut to ``lpips_size`` source
     pixels, go through the LPIPS network; ``ssim_patches`` go through SSIM, ``detail_patches``
-    through D.
+    through D. ``perceptual``: of the second head, where the network has one; the rest is then the
+    fidelity head's.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Objective:
     ssim_patches: int = 4
     detail: float = 0.0
     detail_patches: int = 4
+    perceptual: Objective | None = None
+
+    @property
+    def heads(self) -> int:
+        """Of the network that it is for."""
+        return 1 if self.perceptual is None else 2
 
     def for_net(self, config: SrUnetConfig) -> Objective:
         """With at most two LPIPS patches where the net's own step is cheap (tiny): the terms may
@@ -57,11 +64,12 @@ class Objective:
         """
         if macs_per_coded_pixel(config) * float(config.scale) ** -2 > _CHEAP_MACS:
             return self
-        return replace(self, lpips_patches=min(self.lpips_patches, 2))
+        second = self.perceptual and self.perceptual.for_net(config)
+        return replace(self, lpips_patches=min(self.lpips_patches, 2), perceptual=second)
 
     @property
     def wants_lpips(self) -> bool:
-        return self.lpips > 0.0
+        return self.lpips > 0.0 or (self.perceptual is not None and self.perceptual.wants_lpips)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -70,6 +78,11 @@ OBJECTIVES: dict[str, Objective] = {
     # The paper's section 3.3 less its adversarial term: LPIPS + (1 - SSIM), equal weights. The
     # two pixel terms only keep colour from drifting, which neither of the others sees well.
     "perceptual": Objective("perceptual", luma=0.1, chroma=0.25, ssim=1.0, lpips=1.0),
+    # ASTF's section 3.1: one head for pixels and detail, one for LPIPS. The second is "balanced"
+    # with three times its LPIPS; both pull at one body, so they must not differ by orders.
+    "fused": Objective(
+        "fused", detail=0.2, perceptual=Objective("perceptual head", lpips=0.3, detail=0.2)
+    ),
 }
 
 
@@ -89,8 +102,17 @@ class LossTerms:
     lpips: Lpips | None
 
     def __call__(self, shown: Planes, source: Planes) -> Tensor:
-        """Scalar float32 loss of a batch of shown pictures against their sources."""
+        """Scalar float32 loss of a batch of shown pictures against their sources.
+
+        Of two heads, ``shown`` has all of the fidelity head's pictures and then the other's.
+        """
         weights = self.objective
+        if weights.perceptual is not None:
+            halves = [plane.chunk(2) for plane in shown]
+            first, second = (Planes(*part) for part in zip(*halves, strict=True))
+            fidelity = replace(self, objective=replace(weights, perceptual=None))
+            perceptual = replace(self, objective=weights.perceptual)
+            return fidelity(first, source) + perceptual(second, source)
         loss = weights.luma * charbonnier(shown.y, source.y)
         chroma = charbonnier(shown.u, source.u) + charbonnier(shown.v, source.v)
         loss = loss + weights.chroma * chroma

@@ -171,7 +171,8 @@ def show(
     dtype: torch.dtype,
 ) -> Planes:
     """What the player shows for ``coded`` with the weights ``merged`` (without identity), computed
-    in ``dtype``. Differentiable in ``merged``.
+    in ``dtype``. Differentiable in ``merged``. Of two heads, which a patch alone cannot fuse: all
+    pictures of the first, then those of the second.
     """
     cast = {
         name: value.to(dtype, memory_format=torch.channels_last)

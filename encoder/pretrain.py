@@ -71,6 +71,8 @@ def pretrain(
     divergence.
     """
     objective = objective_by_name(settings.objective)
+    if objective.heads > 1:
+        raise UsageError(f"a base has one head: the objective {objective.name} is for encode alone")
     config = net_config(settings.net, settings.scale)
     if settings.output.exists() and not settings.overwrite:
         raise UsageError(f"{settings.output} exists; add -y to replace it, or choose another")
