@@ -95,19 +95,17 @@ def enhance_planes(
     base = upscale_planes(planes, config.scale, colour)
     x = _network_input(planes, config, colour, dtype)
     heads = sr_unet_heads(x, _in_yuv(weights, config, colour), config)
-    phases = heads[0] if len(heads) == 1 else _of_two(*heads, mask)
-    if len(phases) > len(x):
+    if mask is not None:
+        fidelity, perceptual = heads
+        phases = fused(fidelity, perceptual, mask)
+    elif len(heads) == 1:
+        phases = heads[0]
+    else:
+        phases = torch.cat(heads)
         base = Planes(*(torch.cat((plane, plane)) for plane in base))
     luma, chroma = _residual(phases, base.y.shape[2:], config, colour)
     enhanced = Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
     return base, enhanced
-
-
-def _of_two(fidelity: Tensor, perceptual: Tensor, mask: Tensor | None) -> Tensor:
-    """Their fusion, or one after the other."""
-    if mask is None:
-        return torch.cat((fidelity, perceptual))
-    return fused(fidelity, perceptual, mask)
 
 
 def _residual(
