@@ -1,4 +1,4 @@
-"""Two heads as one picture: the equations by hand, the picture wherever a player starts, the file."""
+"""Two heads as one picture: the equations by hand, wherever a player starts, the file."""
 
 from __future__ import annotations
 
