@@ -96,3 +96,16 @@ def test_ladder(make_clip: Callable[..., Path], tmp_path: Path) -> None:
     assert {k: v for k, v in again.items() if k not in timed} == {
         k: v for k, v in row.items() if k not in timed
     }
+
+
+def test_fused(make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    clip = make_clip("bench-fused.mkv", size=(96, 64), frames=8)
+    fast = "--net tiny --steps 10 --preset ultrafast --device cpu --frames 6 --repeats 1"
+    words = [str(clip), *fast.split(), "--sharpen", "0.2", "--work", str(tmp_path / "work")]
+    rows = _run("fused", tmp_path / "fused.json", *words)["results"]
+    ways = ["bicubic", "fidelity head", "perceptual head", "fused, exponent 1", "fused"]
+    assert [row["shown"] for row in rows] == ways
+    # So short a fit may send nothing: then the heads are alike, and differ from both others.
+    assert len({row["psnr_y_db"] for row in rows}) >= 3
+    assert rows[0]["sharpen"] == 0.2
+    assert rows[0]["time_ratio"] > 0.5
