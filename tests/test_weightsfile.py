@@ -567,7 +567,7 @@ COLOUR = json.loads(ARCHIVE.metadata["colour"])
 METADATA_DEFECTS: list[tuple[str, str | None, str]] = [
     ("format", None, "not a weights file"),
     ("format", "other", "not a weights file"),
-    ("format_version", "3", "upgrade"),
+    ("format_version", "4", "upgrade"),
     ("format_version", "0", "integer of 1"),
     ("format_version", "1.0", "an integer"),
     ("format_version", "9" * 5000, "an integer"),
