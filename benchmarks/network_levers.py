@@ -29,7 +29,7 @@ from torch import Tensor
 from codecaux.architecture import SrUnetConfig, blocks, net_config
 from codecaux.bases import default_base_id, get_base
 from codecaux.colour import Planes, frame_to_planes, planes_to_frame
-from codecaux.decoder.enhance import _in_yuv, _network_input, _residual, upscale_planes
+from codecaux.decoder.planes import _in_yuv, _network_input, _residual, upscale_planes
 from codecaux.device import Device, choose_device
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare

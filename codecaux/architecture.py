@@ -12,6 +12,8 @@ SR-UNet", ACM MM 2021, section 3.1 and figure 2::
                                          └ pool ─ down4 ─┘        (each step up: bilinear x2)
 
 Each stage is a row of blocks ``ReLU(W3x3 * x + b [+ W1x1 * x + b1 + x where Cin == Cout])``.
+A network of two heads has a second last layer beside the first, "perceptual"
+(:mod:`codecaux.fusion`).
 
 A recurrent net is the same with a state, as Fuoli et al., "An Efficient Recurrent Adversarial
 Framework for Unsupervised Real-Time Video Enhancement" (RAVE), section 3.2: see
@@ -21,6 +23,7 @@ Framework for Unsupervised Real-Time Video Enhancement" (RAVE), section 3.2: see
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -41,6 +44,7 @@ __all__ = [
     "config_to_json",
     "gain_name",
     "global_modules",
+    "head_names",
     "macs_per_coded_pixel",
     "merged_parameter_count",
     "net_config",
@@ -62,7 +66,8 @@ _GLOBAL_WINDOWS = {"up3": 2, "up2": 4, "up1": 8}
 
 @dataclass(frozen=True, slots=True)
 class SrUnetConfig:
-    """Widths of the four levels, blocks of the seven stages, and the scale factor.
+    """Widths of the four levels, blocks of the seven stages, the scale factor, and the last layers:
+    one, or two whose pictures are fused.
 
     For scale 1 the input is folded by pixel-unshuffle 2 (3 -> 12 channels, half the size), so that
     a same-size enhancement costs what a x2 one to the same output size costs.
@@ -75,8 +80,12 @@ class SrUnetConfig:
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int, int, int, int]
     scale: Fraction = Fraction(2)
+    heads: int = 1
     hidden: int = 0
     global_filters: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.heads == 1 or not self.hidden, "expected one head of a recurrent net"
 
     @property
     def is_recurrent(self) -> bool:
@@ -101,13 +110,17 @@ class SrUnetConfig:
 
     @property
     def out_channels(self) -> int:
-        """Channels before pixel-shuffle 2."""
+        """Channels of each head before pixel-shuffle 2."""
         return 12
 
     @property
     def alignment(self) -> int:
         """The coded picture is padded to a multiple of this: three poolings, and the fold."""
         return 8 * self.fold
+
+    def padded(self, size: int) -> int:
+        """``size``, of the coded picture, with the network's padding."""
+        return self.alignment * math.ceil(size / self.alignment)
 
 
 NETS: dict[str, SrUnetConfig] = {
@@ -201,8 +214,9 @@ def parameter_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
     for block in blocks(config):
         shapes[f"{block.name}.weight"] = (block.out_channels, block.in_channels, 3, 3)
         shapes[f"{block.name}.bias"] = (block.out_channels,)
-    shapes["last.weight"] = (config.out_channels, config.widths[0], 1, 1)
-    shapes["last.bias"] = (config.out_channels,)
+    for head in head_names(config):
+        shapes[f"{head}.weight"] = (config.out_channels, config.widths[0], 1, 1)
+        shapes[f"{head}.bias"] = (config.out_channels,)
     return shapes | _state_shapes(config)
 
 
@@ -221,6 +235,11 @@ def _state_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{m.stage}.global.bias"] = (count,)
         shapes[f"{m.stage}.prior.weight"] = (m.out_channels, count, 1, 1)
     return shapes
+
+
+def head_names(config: SrUnetConfig) -> tuple[str, ...]:
+    """The last layers: of two, the first is for fidelity."""
+    return ("last", "perceptual")[: config.heads]
 
 
 def coded_shapes(config: SrUnetConfig) -> dict[str, tuple[int, ...]]:
@@ -262,7 +281,7 @@ def macs_per_coded_pixel(config: SrUnetConfig) -> float:
     """Multiply-adds of the convolutions for one pixel of the coded picture (134,304 for full)."""
     areas = dict(zip(STAGES, _STAGE_AREA_DIVISOR, strict=True))
     macs = sum(9 * b.in_channels * b.out_channels / areas[b.stage] for b in blocks(config))
-    macs += config.out_channels * config.widths[0]
+    macs += config.heads * config.out_channels * config.widths[0]
     if config.is_recurrent:
         # 3x3 of the state and 1x1 to the next one; window and stride are equal, so each pixel of
         # a map is multiplied once by each global filter; priors are one a picture.
@@ -273,10 +292,12 @@ def macs_per_coded_pixel(config: SrUnetConfig) -> float:
 
 
 def config_to_json(config: SrUnetConfig) -> str:
-    """The configuration as it stands in a weights file's metadata."""
+    """The configuration as it stands in a weights file's metadata; one head goes without saying."""
     values = asdict(config) | {"scale": str(config.scale)}
     if not config.is_recurrent:
         del values["hidden"], values["global_filters"]
+    if config.heads == 1:
+        del values["heads"]
     kind = _RECURRENT_KIND if config.is_recurrent else _PLAIN_KIND
     return json.dumps({"kind": kind, **values}, sort_keys=True)
 
@@ -292,11 +313,13 @@ def config_from_json(text: str) -> SrUnetConfig:
             )
         state = [values["hidden"], values["global_filters"]] if kind == _RECURRENT_KIND else None
         hidden, count = (0, 0) if state is None else _int_tuple(state, 2, _MAX_WIDTH)
+        heads = _heads(values.get("heads", 1), 2 if kind == _PLAIN_KIND else 1)
         config = SrUnetConfig(
             name=str(values["name"])[:64],
             widths=_int_tuple(values["widths"], 4, _MAX_WIDTH),  # type: ignore[arg-type]
             blocks=_int_tuple(values["blocks"], 7, _MAX_BLOCKS),  # type: ignore[arg-type]
             scale=_scale_from_text(values["scale"]),
+            heads=heads,
             hidden=hidden,
             global_filters=count,
         )
@@ -310,6 +333,12 @@ def _scale_from_text(text: object) -> Fraction:
         if text == str(scale):
             return scale
     raise ValueError(f"scale {str(text)[:32]!r} is not one of {', '.join(map(str, SCALES))}")
+
+
+def _heads(value: object, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"expected 1 to {most} heads")
+    return value
 
 
 def _int_tuple(values: object, length: int, largest: int) -> tuple[int, ...]:

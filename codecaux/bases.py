@@ -18,7 +18,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,14 @@ def get_base(
 ) -> dict[str, FloatArray]:
     """Name -> float32 tensor of every parameter (merged form, without identity branches).
 
-    No id means zeros: the file holds whole weights. WeightsBaseError for an id that is not here
-    or is another network's; ``made_by`` names the version that made the file.
+    Bases have one head: both of a network of two start as it. No id means zeros: the file holds
+    whole weights. WeightsBaseError for an id that is not here or is another network's; ``made_by``
+    names the version that made the file.
     """
+    if config.heads > 1:
+        tensors = get_base(base_id, replace(config, heads=1), made_by=made_by)
+        names = parameter_shapes(config)
+        return {name: tensors[name.replace("perceptual.", "last.")].copy() for name in names}
     if base_id is None:
         return {n: np.zeros(s, np.float32) for n, s in parameter_shapes(config).items()}
     if base_id == GENERATED_BASE_ID:
@@ -171,6 +176,8 @@ def parse_base(data: bytes) -> BaseFile:
                 f"expected a base file of version {_FORMAT_VERSION}, got {about['version']!r}"
             )
         config = config_from_json(about["architecture"])
+        if config.heads != 1:
+            raise WeightsFormatError(f"expected a base of one head, got {config.heads}")
         record: dict[str, Any] = dict(about["record"])
         arrays = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -25,6 +25,7 @@ __all__ = [
     "code_scale",
     "frame_to_planes",
     "frame_to_rgb",
+    "luma_to_plane",
     "phases_to_420",
     "planes_to_frame",
     "rgb_from_yuv",
@@ -63,6 +64,12 @@ def frame_to_planes(frame: Frame, format: VideoFormat, device: torch.device) -> 
     y, u, v = (_to_tensor(plane, device) for plane in frame.planes)
     # The tensors are new: in place saves two pictures' worth of fresh memory.
     return Planes(y.sub_(y0).div_(y_span), u.sub_(c0).div_(c_span), v.sub_(c0).div_(c_span))
+
+
+def luma_to_plane(frame: Frame, format: VideoFormat, device: torch.device) -> Tensor:
+    """The luma of :func:`frame_to_planes` alone."""
+    y0, y_span, _, _ = code_scale(format)
+    return _to_tensor(frame.y, device).sub_(y0).div_(y_span)
 
 
 def _to_tensor(plane: SampleArray, device: torch.device) -> Tensor:

@@ -2,34 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av.error
 import numpy as np
 
-from codecaux.errors import InputError
+from codecaux.errors import CodecauxError, InputError
 from codecaux.probe import PLANAR_420_FORMATS, open_video, probe
-from codecaux.video import ClipInfo, Frame, SampleArray
+from codecaux.video import ClipInfo, Frame, Neighbours, SampleArray
 
-__all__ = ["count_frames", "decode_pictures", "read_frames", "require_planar_420"]
+__all__ = [
+    "count_frames",
+    "decode_pictures",
+    "read_frames",
+    "require_planar_420",
+    "with_neighbours",
+]
 
 
 def read_frames(path: Path, *, info: ClipInfo | None = None, threads: int = 0) -> Iterator[Frame]:
     """Every picture of the first video stream in presentation order, as decoded.
 
     Planes are contiguous copies: uint8, or uint16 for 10 bit. ``pts`` counts ``info.time_base``
-    (a file without timestamps: the picture's index). ``threads`` 0: as many as the machine has.
+    (a file without timestamps: the picture's index). Each has its neighbours: it is decoded one
+    picture ahead. ``threads`` 0: as many as the machine has.
     Closing the generator closes the file. Raises InputError: a layout other than 4:2:0 with 8 or
     10 bit, a decoding error, a change of size; from the middle of a file it names the picture.
     """
     info = info if info is not None else probe(path)
     require_planar_420(info)
+    with closing(_decoded(path, info, threads)) as frames:
+        yield from with_neighbours(frames)
+
+
+def _decoded(path: Path, info: ClipInfo, threads: int) -> Generator[Frame, None, None]:
     for index, picture in enumerate(decode_pictures(path, threads=threads)):
         _check_same(info, picture, index)
         pts = index if picture.pts is None else int(picture.pts)
         yield _to_frame(picture, pts, is_wide=info.format.bit_depth > 8)
+
+
+def with_neighbours(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """``frames`` in order of presentation, each with its neighbours; one is read ahead.
+
+    What ``frames`` raises comes after all of the frames before it.
+    """
+    iterator = iter(frames)
+    before: Frame | None = None
+    frame = next(iterator, None)
+    while frame is not None:
+        failure: CodecauxError | None = None
+        after: Frame | None = None
+        try:
+            after = next(iterator, None)
+        except CodecauxError as error:
+            failure = error
+        known = Neighbours(
+            before=None if frame.is_keyframe else before,
+            after=None if after is None or after.is_keyframe else after,
+        )
+        yield replace(frame, neighbours=known)
+        if failure is not None:
+            raise failure
+        before, frame = frame, after
 
 
 def count_frames(path: Path) -> int:
@@ -87,7 +126,7 @@ def _check_same(info: ClipInfo, picture: Any, index: int) -> None:
 
 def _to_frame(picture: Any, pts: int, *, is_wide: bool) -> Frame:
     y, u, v = (_plane(plane, is_wide=is_wide) for plane in picture.planes)
-    return Frame(y, u, v, pts)
+    return Frame(y, u, v, pts, is_keyframe=bool(picture.key_frame))
 
 
 def _plane(plane: Any, *, is_wide: bool) -> SampleArray:

@@ -28,6 +28,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MAX_PARAMETERS",
     "MAX_RESETS",
+    "Fusion",
     "Json",
     "WeightsMetadata",
     "metadata_from_text",
@@ -41,8 +42,8 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 
 FORMAT_NAME = "codecaux-weights"
 FORMAT_VERSION = 3
-# The oldest that can hold a recurrent net.
-_RECURRENT_VERSION = 3
+# The oldest that can hold a recurrent net, or one of two heads and their fusion.
+_NETWORK_VERSION = 3
 # At most ten digits and a comma each: 64 KiB.
 MAX_RESETS = 1 << 12
 MAX_PARAMETERS = 1 << 22
@@ -57,7 +58,19 @@ _MAX_INTEGER = 1 << 53
 
 def network_version(architecture: SrUnetConfig) -> int:
     """The oldest format that can hold a network of ``architecture``."""
-    return _RECURRENT_VERSION if architecture.is_recurrent else 1
+    return _NETWORK_VERSION if architecture.is_recurrent or architecture.heads > 1 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the pictures of two heads become one (:mod:`codecaux.fusion`).
+
+    ``exponent``, 0 to 4, of the mask: 1 is the paper's, less gives more of the picture to the
+    perceptual head. ``sharpen``: strength of the sharpening of luma, 0 to 1.
+    """
+
+    exponent: float = 1.0
+    sharpen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +88,8 @@ class WeightsMetadata:
     says; what is written says the oldest that can hold its sets and its network.
 
     ``resets``: the frames, rising, before which a recurrent net forgets: the scene cuts (the first
-    frame and those where the weights change need no mention). Empty for other nets.
+    frame and those where the weights change need no mention). Empty for other nets. ``fusion``: of
+    a network of two heads, else None.
     """
 
     architecture: SrUnetConfig
@@ -93,6 +107,7 @@ class WeightsMetadata:
     created_by: str = ""
     format_version: int = 1
     resets: tuple[int, ...] = ()
+    fusion: Fusion | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -121,6 +136,8 @@ def metadata_to_text(metadata: WeightsMetadata) -> dict[str, str]:
     }
     if metadata.architecture.is_recurrent:
         entries["resets"] = _dump(metadata.resets)
+    if metadata.fusion is not None:
+        entries["fusion"] = _dump(asdict(metadata.fusion))
     return entries
 
 
@@ -133,12 +150,12 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
     version = _check_version(entries)
     _check_lengths(entries)
     architecture = _architecture(_text(entries, "architecture"))
-    if architecture.is_recurrent:
-        expected = f"at least {_RECURRENT_VERSION} for a recurrent network"
-        require(version >= _RECURRENT_VERSION, "format_version", expected, version)
+    least = network_version(architecture)
+    require(version >= least, "format_version", f"at least {least} for its network", version)
     return WeightsMetadata(
         format_version=version,
         architecture=architecture,
+        fusion=_fusion(_object(entries, "fusion")) if architecture.heads > 1 else None,
         source_width=_integer(entries, "source_width", 1, MAX_SIDE),
         source_height=_integer(entries, "source_height", 1, MAX_SIDE),
         num_frames=_integer(entries, "num_frames", 1, MAX_FRAMES),
@@ -283,6 +300,17 @@ def _resets(entries: Mapping[str, str]) -> tuple[int, ...]:
     for value in cast(list[object], values):
         previous = read_integer(value, "resets", previous + 1, MAX_FRAMES)
     return tuple(cast(list[int], values))
+
+
+def _fusion(values: Mapping[str, Any]) -> Fusion:
+    expected = {"exponent": 4.0, "sharpen": 1.0}
+    require(values.keys() == expected.keys(), "fusion", f"an object of {list(expected)}", values)
+    for name, largest in expected.items():
+        value = values[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = f"a number of 0 to {largest:g}"
+        require(is_number and 0.0 <= value <= largest, f"fusion {name}", wanted, value)
+    return Fusion(**{name: float(values[name]) for name in expected})
 
 
 def _bit_depth(entries: Mapping[str, str]) -> int:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecaux.architecture import Block, SrUnetConfig, blocks, parameter_shapes
+from codecaux.architecture import Block, SrUnetConfig, blocks, head_names, parameter_shapes
 from codecaux.resample import axis_for, resample
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "conv_of_parts",
     "join_phases",
     "sr_unet",
+    "sr_unet_heads",
     "sr_unet_phases",
     "unet",
     "with_identity",
@@ -44,14 +45,25 @@ def sr_unet(x: Tensor, weights: Mapping[str, Tensor], config: SrUnetConfig) -> T
 def sr_unet_phases(x: Tensor, weights: Mapping[str, Tensor], config: SrUnetConfig) -> Tensor:
     """:func:`sr_unet` before its pixel-shuffle: [N, 12, h / fold, w / fold] in x's dtype.
 
-    Channel ``4 c + 2 i + j`` is colour c at row 2 y + i and column 2 x + j.
+    Channel ``4 c + 2 i + j`` is colour c at row 2 y + i and column 2 x + j. One head.
     """
+    (phases,) = sr_unet_heads(x, weights, config)
+    return phases
+
+
+def sr_unet_heads(
+    x: Tensor, weights: Mapping[str, Tensor], config: SrUnetConfig
+) -> tuple[Tensor, ...]:
+    """:func:`sr_unet_phases` of every head (:func:`codecaux.architecture.head_names`)."""
 
     def run(block: Block, parts: tuple[Tensor, ...]) -> Tensor:
         weight, bias = weights[f"{block.name}.weight"], weights[f"{block.name}.bias"]
         return F.relu(conv_of_parts(parts, weight, bias))
 
-    return unet(x, run, weights["last.weight"], weights["last.bias"], config)
+    features = unet(x, run, config)
+    names = head_names(config)
+    # A layer for each: of one layer with all channels every head would be a part, not a whole.
+    return tuple(F.conv2d(features, weights[f"{n}.weight"], weights[f"{n}.bias"]) for n in names)
 
 
 def join_phases(phases: Tensor, config: SrUnetConfig) -> Tensor:
@@ -84,8 +96,10 @@ def conv_of_parts(parts: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> Te
     return y
 
 
-def unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnetConfig) -> Tensor:
-    """The blocks in their order, each as ``run`` makes it, then the last layer's 1x1."""
+def unet(x: Tensor, run: RunBlock, config: SrUnetConfig) -> Tensor:
+    """The blocks in their order, each as ``run`` makes it: what the last layer takes, [N, w1, h /
+    fold, w / fold].
+    """
     rows: dict[str, list[Block]] = {}
     for block in blocks(config):
         rows.setdefault(block.stage, []).append(block)
@@ -103,8 +117,7 @@ def unet(x: Tensor, run: RunBlock, weight: Tensor, bias: Tensor, config: SrUnetC
     d4 = stage("down4", F.max_pool2d(d3, 2))  # [N, w4, h/8, w/8]
     u3 = stage("up3", _double(d4), d3)  # [N, w3, h/4, w/4]
     u2 = stage("up2", _double(u3), d2)  # [N, w2, h/2, w/2]
-    u1 = stage("up1", _double(u2), d1)  # [N, w1, h, w]
-    return F.conv2d(u1, weight, bias)  # [N, 12, h, w]
+    return stage("up1", _double(u2), d1)  # [N, w1, h, w]
 
 
 def _double(x: Tensor) -> Tensor:
@@ -163,7 +176,8 @@ class TrainingForm(nn.Module):
                 y = y + F.conv2d(x, *self._pair(f"{block.name}.branch")) + x
             return F.relu(y)
 
-        return join_phases(unet(x, run, *self._pair("last"), self.config), self.config)
+        phases = F.conv2d(unet(x, run, self.config), *self._pair("last"))
+        return join_phases(phases, self.config)
 
     def merged(self) -> dict[str, Tensor]:
         """W = W3 + pad(W1), b = b3 + b1, without the identity. Differentiable: fits run on it,
@@ -176,7 +190,8 @@ class TrainingForm(nn.Module):
                 weight1, bias1 = self._pair(f"{block.name}.branch")
                 weight, bias = weight + F.pad(weight1, (1, 1, 1, 1)), bias + bias1
             result[f"{block.name}.weight"], result[f"{block.name}.bias"] = weight, bias
-        result["last.weight"], result["last.bias"] = self._pair("last")
+        for head in head_names(self.config):
+            result[f"{head}.weight"], result[f"{head}.bias"] = self._pair(head)
         # What a recurrent net has beyond the blocks has no branches.
         others = parameter_shapes(self.config).keys() - result.keys()
         return result | {name: self.kernels[_key(name)] for name in sorted(others)}

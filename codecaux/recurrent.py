@@ -71,20 +71,18 @@ def recurrent_phases(
     concatenated = torch.cat(state, 1).contiguous(memory_format=torch.channels_last)
     # Layer -> what it gets beside its own input.
     beside = {blocks(config)[0].name: F.conv2d(concatenated, weights["state.weight"], padding=1)}
-    features = x
 
     def run(block: Block, parts: tuple[Tensor, ...]) -> Tensor:
-        nonlocal features
         y = conv_of_parts(parts, weights[f"{block.name}.weight"], weights[f"{block.name}.bias"])
         if block.name in beside:
             y = y + beside[block.name]
         module = modules.get(block.name)
         if module is not None:
             beside[module.consumer] = _prior(module, torch.cat(parts, 1), weights)
-        features = F.relu(y)
-        return features
+        return F.relu(y)
 
-    phases = unet(x, run, weights["last.weight"], weights["last.bias"], config)
+    features = unet(x, run, config)
+    phases = F.conv2d(features, weights["last.weight"], weights["last.bias"])
     hidden = F.conv2d(features, weights["hidden.weight"], weights["hidden.bias"])
     return phases + beside["last"], torch.tanh(hidden)
 

@@ -96,17 +96,33 @@ class Frame:
     """One picture as decoded: planes [H, W], [ceil(H/2), ceil(W/2)] x 2, and its pts.
 
     ``pts`` counts the clip's ``time_base``. Planes may be views of a decoder's memory: treat as
-    read-only, copy before keeping.
+    read-only, copy before keeping. ``is_keyframe``: decoding can start there. ``neighbours``: see
+    :class:`Neighbours`; None where nobody has looked.
     """
 
     y: SampleArray
     u: SampleArray
     v: SampleArray
     pts: int
+    is_keyframe: bool = False
+    neighbours: Neighbours | None = None
 
     @property
     def planes(self) -> tuple[SampleArray, SampleArray, SampleArray]:
         return self.y, self.u, self.v
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """The frames shown just before and after one, without their own neighbours.
+
+    None where there is none, and across a keyframe: a frame from which decoding starts has none
+    before it, and the one shown before it none after. So a player that starts at any keyframe has
+    the same neighbours as one that plays through, and a scene knows nothing of the next.
+    """
+
+    before: Frame | None
+    after: Frame | None
 
 
 def cropped(frame: Frame, format: VideoFormat) -> Frame:

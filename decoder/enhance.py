@@ -1,59 +1,33 @@
-"""The one function that runs the network over a picture, and the object that holds its weights.
+"""A network ready to run: the object that holds its weights, and what it remembers.
 
-Player, encoder, scores and ladders all go through :func:`enhance_planes`: what is scored is what
-is shown. The picture stays in YUV 4:2:0; the network sees and makes RGB (as the paper's does), and
-because RGB -> YUV is linear its residual is converted and added to the bicubically upscaled
-planes, so that plain and enhanced pictures share one base.
+What it shows of a frame is :mod:`codecaux.decoder.planes`'s business.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from codecaux.architecture import SrUnetConfig, blocks, macs_per_coded_pixel
+from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
 from codecaux.bases import get_base
-from codecaux.colour import (
-    Planes,
-    chroma_axes,
-    chroma_to_420,
-    chroma_to_444,
-    frame_to_planes,
-    phases_to_420,
-    planes_to_frame,
-    rgb_from_yuv,
-    yuv_from_rgb,
-)
+from codecaux.colour import Planes, frame_to_planes, planes_to_frame
+from codecaux.decoder.masks import Masks
 from codecaux.decoder.memory import Memory
+from codecaux.decoder.planes import enhance_next, enhance_planes, upscale_planes
 from codecaux.device import Device
 from codecaux.errors import InputError
-from codecaux.metadata import WeightsMetadata
-from codecaux.network import join_phases, sr_unet_phases, with_identity
-from codecaux.recurrent import State, recurrent_phases, zero_state
-from codecaux.resample import BICUBIC, axis_for, resample
-from codecaux.video import Colour, Frame, VideoFormat
+from codecaux.fusion import sharpened
+from codecaux.metadata import Fusion, WeightsMetadata
+from codecaux.network import with_identity
+from codecaux.recurrent import State
+from codecaux.video import Frame, VideoFormat
 from codecaux.weightsfile import WeightSet, reconstruct
 
-__all__ = [
-    "TEMPORAL_PADDING",
-    "Enhanced",
-    "Enhancer",
-    "FloatSet",
-    "enhance_next",
-    "enhance_planes",
-    "float_sets",
-    "upscale_planes",
-]
-
-# RAVE, figure 5: so often a recurrent net sees its first frame before it has to show it.
-TEMPORAL_PADDING = 3
+__all__ = ["Enhanced", "Enhancer", "FloatSet", "float_sets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,164 +49,6 @@ class FloatSet:
     weights: Mapping[str, Tensor]
 
 
-def upscale_planes(planes: Planes, scale: Fraction, colour: Colour) -> Planes:
-    """Plain bicubic: nominal 4:2:0 planes -> 4:2:0 planes ``scale`` times as large."""
-    if scale == 1:
-        return planes
-    ratio = (scale.numerator, scale.denominator)
-    luma = axis_for(*ratio, kernel=BICUBIC)
-    vertical, horizontal = chroma_axes(colour, ratio, BICUBIC, between_420=True)
-    y = resample(planes.y, luma, luma)
-    # 1.5 times an odd number of chroma samples is resampled to one too many.
-    height, width = ((size + 1) // 2 for size in y.shape[2:])
-    chroma = resample(torch.cat(planes[1:], 1), vertical, horizontal)[:, :, :height, :width]
-    return Planes(y, chroma[:, :1], chroma[:, 1:])
-
-
-def enhance_planes(
-    planes: Planes,
-    weights: Mapping[str, Tensor],
-    config: SrUnetConfig,
-    colour: Colour,
-    dtype: torch.dtype,
-) -> tuple[Planes, Planes]:
-    """(base, enhanced) nominal planes of a batch, not clipped. Differentiable in ``weights``.
-
-    planes: y [N, 1, h, w] with even h, w; u, v [N, 1, h/2, w/2]; float32.
-    weights: merged form with identity, in ``dtype``. A recurrent net starts on each picture.
-    """
-    if config.is_recurrent:
-        return enhance_next(planes, None, weights, config, colour, dtype)[:2]
-    base = upscale_planes(planes, config.scale, colour)
-    x = _network_input(planes, config, colour, dtype)
-    phases = sr_unet_phases(x, _in_yuv(weights, config, colour), config)
-    return base, _with_residual(base, phases, config, colour)
-
-
-def enhance_next(
-    planes: Planes,
-    state: State | None,
-    weights: Mapping[str, Tensor],
-    config: SrUnetConfig,
-    colour: Colour,
-    dtype: torch.dtype,
-) -> tuple[Planes, Planes, State]:
-    """:func:`enhance_planes` of the frame after ``state`` by a recurrent net, and its own state.
-
-    ``state`` None: a start, with temporal padding (RAVE, figure 5): the net sees the frame
-    ``TEMPORAL_PADDING`` times from a zero state, and what it shows there is thrown away. Gradients
-    go through ``state``, but not into the padding.
-    """
-    base = upscale_planes(planes, config.scale, colour)
-    x = _network_input(planes, config, colour, dtype)
-    kernels = _in_yuv(weights, config, colour)
-
-    def step(before: State) -> tuple[Planes, State]:
-        phases, hidden = recurrent_phases(x, before, kernels, config)
-        enhanced = _with_residual(base, phases, config, colour)
-        return enhanced, State(_fed_back(enhanced, hidden, config, colour), hidden)
-
-    if state is None:
-        state = zero_state(x, config)
-        with torch.no_grad():
-            for _ in range(TEMPORAL_PADDING):
-                _, state = step(state)
-    return base, *step(state)
-
-
-def _fed_back(enhanced: Planes, like: Tensor, config: SrUnetConfig, colour: Colour) -> Tensor:
-    """y_{t-1} for the next frame, in size and dtype of ``like`` [N, C, h, w]: four phases of luma
-    less 1/2, and chroma: [N, 6, h, w].
-    """
-    y = enhanced.y.clamp(0.0, 1.0) - 0.5
-    chroma = torch.cat(enhanced[1:], 1).clamp(-0.5, 0.5)
-    if config.scale * config.fold != 2:
-        # The network's own pixels are of another size: four phases of x2.
-        ratio = (2 * config.scale.denominator, config.scale.numerator)
-        y = resample(y, *(axis_for(*ratio, kernel="catmull-rom"),) * 2)
-        chroma = resample(chroma, *chroma_axes(colour, ratio, "catmull-rom", between_420=True))
-    height, width = like.shape[2:]
-    phases = F.pixel_unshuffle(_to_size(y, 2 * height, 2 * width), 2)
-    both = torch.cat((phases, _to_size(chroma, height, width)), 1).to(like.dtype)
-    return both.contiguous(memory_format=torch.channels_last)
-
-
-def _to_size(x: Tensor, height: int, width: int) -> Tensor:
-    """Cropped, or replicated at the right and the bottom."""
-    x = x[:, :, :height, :width]
-    bottom, right = height - x.shape[2], width - x.shape[3]
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def _with_residual(base: Planes, phases: Tensor, config: SrUnetConfig, colour: Colour) -> Planes:
-    luma, chroma = _residual(phases, base.y.shape[2:], config, colour)
-    return Planes(base.y + luma, base.u + chroma[:, :1], base.v + chroma[:, 1:])
-
-
-def _residual(
-    phases: Tensor, size: tuple[int, ...], config: SrUnetConfig, colour: Colour
-) -> tuple[Tensor, Tensor]:
-    """The network's output as luma [N, 1, H, W] and chroma [N, 2, H/2, W/2], (H, W) = ``size``."""
-    height, width = size
-    if config.scale * config.fold != 2:
-        planes = join_phases(phases, config)[:, :, :height, :width]
-        return planes[:, :1], chroma_to_420(planes[:, 1:], colour)
-    phases = phases[:, :, : height // 2, : width // 2]
-    return join_phases(phases[:, :4], config), phases_to_420(phases[:, 4:], colour)
-
-
-def _network_input(
-    planes: Planes, config: SrUnetConfig, colour: Colour, dtype: torch.dtype
-) -> Tensor:
-    """(Y - 1/2, U, V) at luma's size and the network's alignment: [N, 3, h, w], channels last.
-
-    What the folded first kernels take (:func:`_in_yuv`), and zero where RGB is zero in -1..1 units:
-    a convolution's padding means the same to both.
-    """
-    height, width = planes.y.shape[2:]
-    chroma = chroma_to_444(torch.cat((planes.u, planes.v), 1), colour, height, width)
-    x = torch.cat((planes.y - 0.5, chroma), 1).to(dtype)
-    # Replicated, not zeros: a black frame around the picture would be an edge to enhance.
-    bottom, right = (-height % config.alignment, -width % config.alignment)
-    if bottom or right:
-        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _in_yuv(
-    weights: Mapping[str, Tensor], config: SrUnetConfig, colour: Colour
-) -> Mapping[str, Tensor]:
-    """The same network with YUV instead of RGB at both ends. Differentiable.
-
-    Both conversions are linear, and so are the first and the last layer: folded into their
-    kernels they cost nothing per pixel. The network's RGB is in -1..1, 2 (Y - 1/2) for grey, and
-    so is its residual: hence 2 and 1/2.
-    """
-    first = f"{blocks(config)[0].name}.weight"
-    kernel, last, bias = (weights[name] for name in (first, "last.weight", "last.bias"))
-    to_rgb = 2.0 * rgb_from_yuv(colour.matrix).to(kernel.device)
-    to_yuv = 0.5 * yuv_from_rgb(colour.matrix).to(kernel.device)
-    # Channels are colour-major, each colour's phases together, at both ends.
-    rgb = torch.unflatten(kernel.float(), 1, (3, -1))
-    folded = torch.einsum("oc...,ck->ok...", rgb, to_rgb).flatten(1, 2)
-    result = {
-        **weights,
-        first: folded.to(kernel.dtype).contiguous(memory_format=torch.channels_last),
-        "last.weight": _mix(last, to_yuv),
-        "last.bias": _mix(bias, to_yuv),
-    }
-    if config.is_recurrent:
-        # The only other layer whose output is RGB. What is fed back is YUV at both ends.
-        result["up1.prior.weight"] = _mix(weights["up1.prior.weight"], to_yuv)
-    return result
-
-
-def _mix(parameter: Tensor, matrix: Tensor) -> Tensor:
-    """[12, ...], four phases of each of three colours -> of their mixtures by ``matrix``."""
-    colours = torch.unflatten(parameter.float(), 0, (3, 4))
-    return torch.einsum("kc,c...->k...", matrix, colours).flatten(0, 1).to(parameter.dtype)
-
-
 def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[FloatSet, ...]:
     """A weights file's integers -> float32 weights, in numpy and so the same for every device."""
     config = metadata.architecture
@@ -251,7 +67,8 @@ class Enhancer:
     """A network ready to run on one device, for one stream.
 
     ``format`` describes its output: the source's size, the stream's depth and colour. Without
-    ``sets`` it upscales plainly, and ``enhanced`` is ``base``.
+    ``sets`` it upscales plainly, and ``enhanced`` is ``base``. ``fusion``: of a network of two
+    heads, None of one; such a network needs frames that know their neighbours.
 
     A recurrent net remembers the frame before: give it the frames in order. It starts afresh where
     a set begins, at ``resets``, and after a seek. Memory: one state, whatever the title's length.
@@ -265,7 +82,9 @@ class Enhancer:
         sets: Sequence[FloatSet],
         device: Device,
         resets: Sequence[int] = (),
+        fusion: Fusion | None = None,
     ) -> None:
+        assert (fusion is not None) == (config.heads > 1), "expected a fusion for two heads alone"
         self.coded = coded
         self.config = config
         self.device = device
@@ -273,6 +92,8 @@ class Enhancer:
         self._sets = tuple(sets)
         self._loaded: tuple[int, dict[str, Tensor]] | None = None
         self._memory: Memory[State] = Memory((*resets, *(s.first_frame for s in sets)))
+        self._fusion = fusion
+        self._masks = Masks(coded, config, device.torch_device)
 
     @property
     def has_weights(self) -> bool:
@@ -292,21 +113,25 @@ class Enhancer:
             base = self.base(frame)
             return Enhanced(base, base)
         with torch.inference_mode():
-            planes = frame_to_planes(frame, self.coded, self.device.torch_device)
-            pair = self._run(planes, weights, index)
+            pair = self._run(frame, weights, index)
             shown, enhanced = (planes_to_frame(p, self.format, frame.pts) for p in pair)
         return Enhanced(shown, enhanced)
 
     def _run(
-        self, planes: Planes, weights: Mapping[str, Tensor], index: int
+        self, frame: Frame, weights: Mapping[str, Tensor], index: int
     ) -> tuple[Planes, Planes]:
         config, colour, dtype = self.config, self.coded.colour, self.device.compute_dtype
-        if not config.is_recurrent:
+        planes = frame_to_planes(frame, self.coded, self.device.torch_device)
+        if config.is_recurrent:
+            before = self._memory.recall(index)
+            base, enhanced, state = enhance_next(planes, before, weights, config, colour, dtype)
+            self._memory.keep(index, state)
+            return base, enhanced
+        if self._fusion is None:
             return enhance_planes(planes, weights, config, colour, dtype)
-        before = self._memory.recall(index)
-        base, enhanced, state = enhance_next(planes, before, weights, config, colour, dtype)
-        self._memory.keep(index, state)
-        return base, enhanced
+        mask = self._masks.of(frame, self._fusion.exponent)
+        base, enhanced = enhance_planes(planes, weights, config, colour, dtype, mask)
+        return base, sharpened(enhanced, self._fusion.sharpen)
 
     def enhance_all(self, frames: Iterator[Frame]) -> Iterator[Enhanced]:
         """:meth:`enhance` over a whole stream, in order."""
@@ -345,10 +170,7 @@ class Enhancer:
     @property
     def macs_per_frame(self) -> int:
         """Multiply-adds of the convolutions for one frame."""
-        align = self.config.alignment
-        width, height = (
-            align * math.ceil(s / align) for s in (self.coded.width, self.coded.height)
-        )
+        width, height = (self.config.padded(n) for n in (self.coded.width, self.coded.height))
         return round(macs_per_coded_pixel(self.config) * width * height)
 
 

@@ -62,7 +62,8 @@ def enhancer_for(
     sets = float_sets(file.sets, metadata)
     # The colour that the fit computed with, should a remux have lost the stream's tags.
     coded = replace(coded, colour=metadata.colour)
-    return Enhancer(coded, size, metadata.architecture, sets, device, metadata.resets)
+    config, resets, fusion = metadata.architecture, metadata.resets, metadata.fusion
+    return Enhancer(coded, size, config, sets, device, resets, fusion)
 
 
 def plain_enhancer(coded: VideoFormat, source_size: tuple[int, int], device: Device) -> Enhancer:

@@ -11,8 +11,9 @@ import torch
 
 from codecaux.architecture import merged_parameter_count
 from codecaux.colour import frame_to_planes
-from codecaux.decoder.enhance import Enhancer, enhance_planes, float_sets
+from codecaux.decoder.enhance import Enhancer, float_sets
 from codecaux.decoder.load import enhancer_for
+from codecaux.decoder.planes import enhance_planes
 from codecaux.device import Device, choose_device
 from codecaux.errors import WeightsFormatError, WeightsStreamMismatchError
 from codecaux.events import Event, Events, Notice, Progress, StageDone, StageStarted

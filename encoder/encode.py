@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,12 @@ from codecaux import __version__
 from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base, known_base_ids
-from codecaux.decoder.load import open_enhancer
 from codecaux.device import Device, choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank, run_frames
 from codecaux.encoder.bank_builder import build_banks, patch_shape
 from codecaux.encoder.cuts import find_resets
 from codecaux.encoder.fit import FitResult, FitTask, fit
+from codecaux.encoder.fusion_choice import choose_fusion
 from codecaux.encoder.goal import Goal, open_goal
 from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.objective import objective_by_name
@@ -36,6 +36,7 @@ from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import CONTAINERS, encode_stream
+from codecaux.encoder.title_scores import TitleParts, score_title, with_fusion
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
 from codecaux.encoder.x265 import check_parameters
@@ -52,17 +53,15 @@ from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
 from codecaux.lpips import Lpips, LpipsNet, find_lpips
 from codecaux.lpips_files import locate_lpips_weights
-from codecaux.measure import measure
-from codecaux.metadata import Json, WeightsMetadata
+from codecaux.metadata import Fusion, Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
 from codecaux.scores import METRICS, Scores, ScoreTools
 from codecaux.temporal import find_flow
-from codecaux.video import Frame, Geometry
+from codecaux.video import Geometry
 from codecaux.weightsfile import WeightsFile, pack, read_weights
 
 __all__ = ["EncodeResult", "check_encode", "encode"]
 
-BICUBIC, ENHANCED = "bicubic", "enhanced"
 Result = TypeVar("Result")
 
 
@@ -210,7 +209,8 @@ class _Job:
 
     @property
     def _config(self) -> SrUnetConfig:
-        return net_config(self.settings.net, self.settings.stream.scale)
+        heads = objective_by_name(self.settings.fit.objective).heads
+        return replace(net_config(self.settings.net, self.settings.stream.scale), heads=heads)
 
     @property
     def _base_id(self) -> str:
@@ -260,7 +260,15 @@ class _Job:
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
         task = replace(task, price=per_byte)
         fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
-        write_atomic(self.work.weights, pack(self._file(source, fitted, resets)))
+        file = self._file(source, fitted, resets)
+        if self._config.heads > 1:
+            lpips = yield from self._lpips("alex", "the fusion is chosen")
+            title = TitleParts(
+                source, self.work.stream, self.device, ScoreTools(self.ffmpeg, lpips)
+            )
+            fusion = yield from choose_fusion(file, title, self.settings.fit.sharpen)
+            file = with_fusion(file, fusion)
+        write_atomic(self.work.weights, pack(file))
         yield StageDone("fit", time.monotonic() - started)
 
     def _geometry(self, source: PreparedSource) -> Geometry:
@@ -329,6 +337,7 @@ class _Job:
             colour=size.colour,
             stream=hash_stream(self.work.stream),
             base_id=self._base_id,
+            fusion=Fusion() if self._config.heads > 1 else None,
             codec={
                 "encoder": "libx265",
                 "crf": f"{stream.crf:g}",
@@ -360,16 +369,11 @@ class _Job:
         tools = ScoreTools(
             self.ffmpeg, lpips, find_flow(), lpips_max_frames=most, tof_max_pairs=most
         )
-        enhancer = open_enhancer(self.work.stream, self.work.weights, device=self.device)
-
-        def versions() -> Iterator[dict[str, Frame]]:
-            for pair in enhancer.enhance_all(read_frames(self.work.stream)):
-                yield {BICUBIC: pair.base, ENHANCED: pair.enhanced}
-
-        names = (BICUBIC, ENHANCED)
-        return (
-            yield from measure(source.path, versions(), names, tools, format=source.info.format)
-        )
+        title = TitleParts(source, self.work.stream, self.device, tools)
+        is_chosen = self.settings.fit.sharpen is None
+        file, scores = yield from score_title(title, self.work.weights, is_chosen=is_chosen)
+        write_atomic(self.work.weights, pack(file))
+        return scores
 
     def finish(self, scores: Mapping[str, Scores]) -> Events[None]:
         """Write the scores into the weights file, give both files their final names."""

@@ -9,7 +9,7 @@ added to the upscaled base, luma 0..1 and chroma -1/2..1/2::
 C is the Charbonnier distance, D the part of the source's detail that is kept
 (:mod:`codecaux.encoder.detail`). The LPIPS network of the loss (squeeze) is never the one of the
 scores (alex). D, SSIM and LPIPS run on a part of each batch, so that they cost less than the
-network's own step.
+network's own step. A network of two heads has an L for each, and its loss is their sum.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Objective:
     through D. ``huber``: pixels by the Huber loss over its threshold (Jo et al. 2020, Eq. 5)
     instead of Charbonnier. ``learned``: the term of a loss network; ``stand_in``: the one that
     takes the place of LPIPS where that is not to be had. ``adversary``: weight of a discriminator's
-    term (:mod:`codecaux.encoder.discriminator`).
+    term (:mod:`codecaux.encoder.discriminator`). ``perceptual``: of the second head, where the
+    network has one; the rest is then the fidelity head's.
     """
 
     name: str
@@ -71,21 +72,33 @@ class Objective:
     learned: LearnedSettings | None = None
     stand_in: LearnedSettings | None = None
     adversary: float = 0.0
+    perceptual: Objective | None = None
+
+    @property
+    def heads(self) -> int:
+        """Of the network that it is for."""
+        return 1 if self.perceptual is None else 2
 
     def for_net(self, config: SrUnetConfig) -> Objective:
         """With fewer patches for LPIPS and a smaller loss network where the net's own step is
         cheap: LPIPS may not cost more than that step, the learned term not more than two
         (benchmarks/fit.py). UsageError for a net that cannot be fitted for it.
         """
-        if config.is_recurrent and self.learned is not None and not self.learned.new_fake:
+        if config.is_recurrent and self._is_of_single_frames:
             raise UsageError(
-                f"expected a net that sees one frame for the objective {self.name}, which shows "
-                f"frames out of their order, got {config.name}; choose another of the two"
+                f"expected a net that sees one frame for the objective {self.name}, got "
+                f"{config.name}, which is recurrent; choose another of the two"
             )
         macs = macs_per_coded_pixel(config) * float(config.scale) ** -2
         lpips = min(self.lpips_patches, 2) if macs <= _CHEAP_MACS else self.lpips_patches
         learned, stand_in = (_sized(part, macs) for part in (self.learned, self.stand_in))
-        return replace(self, lpips_patches=lpips, learned=learned, stand_in=stand_in)
+        changed = replace(self, lpips_patches=lpips, learned=learned, stand_in=stand_in)
+        return replace(changed, perceptual=self.perceptual and self.perceptual.for_net(config))
+
+    @property
+    def _is_of_single_frames(self) -> bool:
+        """Has it two heads, or a loss network that wants frames shown out of their order?"""
+        return self.heads > 1 or (self.learned is not None and not self.learned.new_fake)
 
     def with_or_without(self, lpips: Lpips | None) -> Objective:
         """Without LPIPS its stand-in becomes the learned term."""
@@ -95,7 +108,7 @@ class Objective:
 
     @property
     def wants_lpips(self) -> bool:
-        return self.lpips > 0.0
+        return self.lpips > 0.0 or (self.perceptual is not None and self.perceptual.wants_lpips)
 
 
 def _sized(learned: LearnedSettings | None, macs: float) -> LearnedSettings | None:
@@ -124,6 +137,11 @@ OBJECTIVES: dict[str, Objective] = {
     # two pixel terms only keep colour from drifting, which neither of the others sees well.
     "perceptual": Objective("perceptual", luma=0.1, chroma=0.25, ssim=1.0, lpips=1.0),
     "learned": _LEARNED,
+    # ASTF's section 3.1: one head for pixels and detail, one for LPIPS. The second is "balanced"
+    # with three times its LPIPS; both pull at one body, so they must not differ by orders.
+    "fused": Objective(
+        "fused", detail=0.2, perceptual=Objective("perceptual head", lpips=0.3, detail=0.2)
+    ),
 }
 
 # Variants of the above that answer a question (benchmarks/objectives.py), by the same option.
@@ -164,8 +182,17 @@ class LossTerms:
     lpips: Lpips | None
 
     def __call__(self, shown: Planes, source: Planes) -> Tensor:
-        """Scalar float32 loss of a batch of shown pictures against their sources."""
+        """Scalar float32 loss of a batch of shown pictures against their sources.
+
+        Of two heads, ``shown`` has all of the fidelity head's pictures and then the other's.
+        """
         weights = self.objective
+        if weights.perceptual is not None:
+            halves = [plane.chunk(2) for plane in shown]
+            first, second = (Planes(*part) for part in zip(*halves, strict=True))
+            fidelity = replace(self, objective=replace(weights, perceptual=None))
+            perceptual = replace(self, objective=weights.perceptual)
+            return fidelity(first, source) + perceptual(second, source)
         pixels = _scaled_huber if weights.huber else charbonnier
         loss = weights.luma * pixels(shown.y, source.y)
         chroma = pixels(shown.u, source.u) + pixels(shown.v, source.v)

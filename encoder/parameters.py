@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, gain_name
 from codecaux.colour import Planes
-from codecaux.decoder.enhance import enhance_next, enhance_planes
+from codecaux.decoder.planes import enhance_next, enhance_planes
 from codecaux.network import TrainingForm, with_identity
 from codecaux.quantise import QuantisedTensor
 from codecaux.recurrent import State
@@ -173,7 +173,8 @@ def show(
     run: int = 1,
 ) -> Planes:
     """What the player shows for ``coded`` with the weights ``merged`` (without identity), computed
-    in ``dtype``. Differentiable in ``merged``.
+    in ``dtype``. Differentiable in ``merged``. Of two heads, which a patch alone cannot fuse: all
+    pictures of the first, then those of the second.
 
     A recurrent net goes through each ``run`` of pictures in their order, from a start with temporal
     padding; gradients go back to the run's first picture and no further (truncated

@@ -74,6 +74,8 @@ def pretrain(
     Raises InputError for folders without usable media, before any time is spent; FitError on
     divergence.
     """
+    if objective_by_name(settings.objective).heads > 1:
+        raise UsageError(f"a base has one head: the objective {settings.objective} is for encode")
     config = net_config(settings.net, settings.scale)
     objective = objective_by_name(settings.objective).for_net(config)
     if settings.output.exists() and not settings.overwrite:

@@ -36,7 +36,8 @@ class FitSettings:
     leaves in the luma, and sets the coarseness of all steps
     (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: 1 trains with the expected
     bits at the title's own price, 0 without. ``scene_sets``: scenes may have weights of their own,
-    and ``scene_fraction`` of the steps of a title of several scenes are for them.
+    and ``scene_fraction`` of the steps of a title of several scenes are for them. ``sharpen``: 0 to
+    1, of the objective "fused"; None: the encoder chooses it.
     """
 
     steps: int | None = None
@@ -53,6 +54,7 @@ class FitSettings:
     rate_weight: float = 1.0
     scene_sets: bool = True
     scene_fraction: float = 0.4
+    sharpen: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -63,6 +65,10 @@ class FitSettings:
             raise UsageError(f"expected minutes above 0 and up to a week, got {self.minutes}")
         if not self.rounding_errors or min(self.rounding_errors) <= 0:
             raise UsageError(f"expected rounding errors above 0, got {self.rounding_errors}")
+        if self.sharpen is not None and not 0.0 <= self.sharpen <= 1.0:
+            raise UsageError(f"expected a sharpening of 0 to 1, got {self.sharpen}")
+        if self.sharpen is not None and self.objective != "fused":
+            raise UsageError(f"--sharpen is for --objective fused, not {self.objective}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"expected a seed of 0 to 2^32 - 1, got {self.seed}")
 

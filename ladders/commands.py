@@ -32,6 +32,8 @@ def encode_command(settings: EncodeSettings) -> str:
     for name in _FIT_OPTIONS:
         if getattr(fit, name) != getattr(default.fit, name):
             words += [f"--{name}", f"{getattr(fit, name)}"]
+    if fit.sharpen is not None:
+        words += ["--sharpen", f"{fit.sharpen:g}" if fit.sharpen else "off"]
     if fit.bank_bytes != default.fit.bank_bytes:
         words += ["--bank-mib", str(fit.bank_bytes >> 20)]
     return shlex.join([*words, *_source_words(settings), settings.input])

@@ -70,6 +70,10 @@ def test_configuration_survives_json(net: str, scale: Fraction) -> None:
         {"blocks": "1222222"},
         {"scale": "7"},
         {"scale": 2},
+        {"heads": 0},
+        {"heads": 3},
+        {"heads": True},
+        {"heads": "2"},
     ],
 )
 def test_damaged_configuration_is_a_weights_error(change: dict[str, object]) -> None:

@@ -144,3 +144,16 @@ def test_unsteadiness_is_what_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -
     assert unsteadiness([1.0, 1.0]) is None
     # The second half is 1, 3, 1, 3, ...: 1 around 2, less a little that a line explains.
     assert unsteadiness([1.0, 3.0] * 20) == pytest.approx(0.5, abs=0.01)
+
+
+def test_fused(make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    clip = make_clip("bench-fused.mkv", size=(96, 64), frames=8)
+    fast = "--net tiny --steps 10 --preset ultrafast --device cpu --frames 6 --repeats 1"
+    words = [str(clip), *fast.split(), "--sharpen", "0.2", "--work", str(tmp_path / "work")]
+    rows = _run("fused", tmp_path / "fused.json", *words)["results"]
+    ways = ["bicubic", "fidelity head", "perceptual head", "fused, exponent 1", "fused"]
+    assert [row["shown"] for row in rows] == ways
+    # So short a fit may send nothing: then the heads are alike, and differ from both others.
+    assert len({row["psnr_y_db"] for row in rows}) >= 3
+    assert rows[0]["sharpen"] == 0.2
+    assert rows[0]["time_ratio"] > 0.5

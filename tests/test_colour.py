@@ -21,7 +21,7 @@ from codecaux.colour import (
     rgb_to_yuv444,
     yuv444_to_rgb,
 )
-from codecaux.decoder.enhance import upscale_planes
+from codecaux.decoder.planes import upscale_planes
 from codecaux.resample import BICUBIC, Axis, resample
 from codecaux.video import ChromaLocation, Colour, Frame, Matrix, VideoFormat
 

@@ -14,7 +14,7 @@ import torch
 from codecaux.architecture import net_config
 from codecaux.bases import GENERATED_BASE_ID, get_base
 from codecaux.colour import Planes
-from codecaux.decoder.enhance import enhance_planes
+from codecaux.decoder.planes import enhance_planes
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
 from codecaux.encoder.bank_builder import build_bank

@@ -17,7 +17,7 @@ from codecaux.colour import (
     rgb_to_yuv444,
     yuv444_to_rgb,
 )
-from codecaux.decoder.enhance import enhance_planes, upscale_planes
+from codecaux.decoder.planes import enhance_planes, upscale_planes
 from codecaux.network import sr_unet, with_identity
 from codecaux.resample import Axis, Kernel, resample
 from codecaux.video import SCALES, ChromaLocation, Colour, Matrix

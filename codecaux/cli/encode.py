@@ -45,7 +45,7 @@ __all__ = [
 NETS = ("light", "full", "tiny", "recurrent", "recurrent-tiny")
 AUTO = "auto"
 OBJECTIVES = (
-    *("balanced", "fidelity", "perceptual", "learned"),
+    *("balanced", "fidelity", "perceptual", "learned", "fused"),
     # Variants for benchmarks/objectives.py.
     *("learned-no-content", "learned-no-relation", "learned-no-fake", "learned-no-warm-up"),
     *("learned-relation-100", "learned-adversarial", "balanced-offline", "sr-unet"),
@@ -82,6 +82,11 @@ _MAKING = (
         type=click.Choice(OBJECTIVES),
         field="fit.objective",
         help="What the fit is for.",
+    ),
+    click.option(
+        "--sharpen",
+        metavar="auto|off|0..1",
+        help="Of the fused picture, with --objective fused  [auto]",
     ),
     _setting("--seed", type=int, field="fit.seed", help="Of the choice of patches and of the fit."),
     _setting(
@@ -206,6 +211,8 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
     fit: dict[str, Any] = given(
         {name: options[name] for name in ("steps", "minutes", "objective", "seed")}
     )
+    if options["sharpen"] is not None:
+        fit["sharpen"] = parse_sharpen(options["sharpen"])
     if options["bank_mib"] is not None:
         fit["bank_bytes"] = options["bank_mib"] << 20
     settings = EncodeSettings(
@@ -228,6 +235,16 @@ def parse_x265_params(text: str) -> tuple[tuple[str, str], ...]:
     """'aq-mode=3:no-sao' as (("aq-mode", "3"), ("no-sao", "1")), x265's own spelling of flags."""
     parts = [part.partition("=") for part in text.split(":") if part]
     return tuple((name, value if equals else "1") for name, equals, value in parts)
+
+
+def parse_sharpen(text: str) -> float | None:
+    """'auto' as None, 'off' as 0, else the number; its range is the core's business."""
+    if text in ("auto", "off"):
+        return None if text == "auto" else 0.0
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"expected --sharpen auto, off or 0..1, got {text!r}") from error
 
 
 def default_output(source: Path) -> Path:
