@@ -180,7 +180,7 @@ class LearnedLoss(Critic):
         with self._computing(sample):
             maps = net.extractor(self._frames(sample))
             before, source, after, shown = ([m[:, i] for m in maps] for i in range(4))
-            term = shown[0].new_zeros((), dtype=torch.float32)
+            term: Tensor = shown[0].new_zeros((), dtype=torch.float32)
             if settings.content:
                 term = term + settings.weight * settings.content * content_loss(shown, source)
             if settings.relation:

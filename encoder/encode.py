@@ -7,11 +7,10 @@ Every stage leaves a whole file in the work folder, so that a killed encode goes
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +20,11 @@ import torch
 from codecaux import __version__
 from codecaux.architecture import SrUnetConfig, net_config
 from codecaux.atomic import write_atomic
-from codecaux.bases import default_base_id, get_base, known_base_ids
+from codecaux.bases import default_base_id
 from codecaux.device import Device, choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, run_frames
+from codecaux.encoder.bank import PatchBank
 from codecaux.encoder.bank_builder import build_banks, patch_shape
+from codecaux.encoder.checks import bank_settings, check_encode
 from codecaux.encoder.cuts import find_resets
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.fusion_choice import choose_fusion
@@ -35,7 +35,7 @@ from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
-from codecaux.encoder.stream import CONTAINERS, encode_stream
+from codecaux.encoder.stream import encode_stream
 from codecaux.encoder.title_scores import TitleParts, score_title, with_fusion
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
@@ -44,15 +44,12 @@ from codecaux.errors import (
     CodecauxError,
     InputError,
     LpipsUnavailableError,
-    UsageError,
-    WeightsBaseError,
 )
 from codecaux.events import Event, Events, Notice, StageDone, StageStarted
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
 from codecaux.lpips import Lpips, LpipsNet, find_lpips
-from codecaux.lpips_files import locate_lpips_weights
 from codecaux.metadata import Fusion, Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
 from codecaux.scores import METRICS, Scores, ScoreTools
@@ -60,7 +57,7 @@ from codecaux.temporal import find_flow
 from codecaux.video import Geometry
 from codecaux.weightsfile import WeightsFile, pack, read_weights
 
-__all__ = ["EncodeResult", "check_encode", "encode"]
+__all__ = ["EncodeResult", "encode"]
 
 Result = TypeVar("Result")
 
@@ -118,63 +115,6 @@ def _run(job: _Job) -> Events[EncodeResult]:
         device=job.device.description,
         num_frames=source.num_frames,
     )
-
-
-def check_encode(settings: EncodeSettings) -> None:
-    """Refuse at once what an encode of ``settings`` would refuse: UsageError, InputError."""
-    _check_paths(settings)
-    _check_settings(settings)
-
-
-def _check_paths(settings: EncodeSettings) -> None:
-    outputs = (settings.output, settings.weights)
-    if outputs[0].resolve() == outputs[1].resolve():
-        raise UsageError(f"expected two output files, got {settings.output} for both")
-    for path in outputs:
-        if settings.input != "-" and path.resolve() == Path(settings.input).resolve():
-            raise UsageError(f"the output {path} is the input itself; choose another with -o")
-        if path.is_dir():
-            raise UsageError(f"expected a file name for the output, got the folder {path}")
-        if not path.parent.is_dir():
-            raise UsageError(f"expected the folder {path.parent} to exist; create it first")
-        if not os.access(path.parent, os.W_OK):
-            raise InputError(
-                f"expected to be able to write {path}, got a folder that is read-only to you; "
-                "choose another"
-            )
-        is_resumed = settings.resume and settings.work_dir.exists()
-        if path.exists() and not (settings.overwrite or is_resumed):
-            raise UsageError(f"{path} exists; add -y to replace it, or choose another with -o")
-
-
-def _check_settings(settings: EncodeSettings) -> None:
-    """What can be refused at once is not refused after an hour."""
-    if settings.output.suffix.lower() not in CONTAINERS:
-        raise UsageError(
-            f"expected an output ending in {', '.join(CONTAINERS)}, got {settings.output}"
-        )
-    config = net_config(settings.net, settings.stream.scale)
-    objective_by_name(settings.fit.objective).for_net(config)
-    if settings.base is not None:
-        try:
-            get_base(settings.base, config)
-        except WeightsBaseError as error:
-            known = ", ".join(known_base_ids())
-            raise UsageError(
-                f"expected a base for the net {settings.net} at scale {settings.stream.scale}, got "
-                f"{settings.base[:64]!r}; the bases here are {known}"
-            ) from error
-    _bank_settings(settings)
-    # None to be had is no reason to stop; a named file that is no such thing is.
-    with suppress(LpipsUnavailableError):
-        locate_lpips_weights("alex", explicit=settings.lpips_weights, allow_download=False)
-
-
-def _bank_settings(settings: EncodeSettings) -> BankSettings:
-    fit = settings.fit
-    config = net_config(settings.net, settings.stream.scale)
-    patch, run = fit.patch * config.fold, run_frames(config)
-    return BankSettings(patch=patch, max_bytes=fit.bank_bytes, seed=fit.seed, run=run)
 
 
 class _Clock:
@@ -290,7 +230,7 @@ class _Job:
     ) -> Events[tuple[PatchBank, PatchBank]]:
         """The patches to fit on, and those to judge by."""
         borders = tuple(sorted({*resets, *(first for first, _ in scenes)}))
-        training = goal.bank_settings(replace(_bank_settings(self.settings), resets=borders))
+        training = goal.bank_settings(replace(bank_settings(self.settings), resets=borders))
         with (
             closing(read_frames(self.work.stream)) as coded,  # type: ignore[type-var]
             closing(read_frames(source.path, info=source.info)) as original,  # type: ignore[type-var]
@@ -306,7 +246,7 @@ class _Job:
         return bank, check
 
     def _goal(self, source: PreparedSource) -> Events[Goal]:
-        bank, fit = _bank_settings(self.settings), self.settings.fit
+        bank, fit = bank_settings(self.settings), self.settings.fit
         height, width = patch_shape(self._geometry(source), bank.patch, self._config.alignment)
         scale = self.settings.stream.scale
         size = (int(height * scale), int(width * scale))

@@ -181,3 +181,19 @@ def test_a_scenes_patches_keep_their_neighbours() -> None:
     assert expected is not None
     assert torch.equal(got.after.y, expected.after.y)
     assert got.coded_before is None
+
+
+def test_every_frame_of_a_run_has_its_own_neighbours() -> None:
+    settings = BankSettings(patch=32, around=24, run=4, max_bytes=16 << 20)
+    bank = _bank((640, 384), Fraction(2), 40, settings)
+    assert bank.run == 4
+    size = bank.neighbours[0][0].shape[2]
+    at = (bank.source[0].shape[2] - size) // 2
+    middle = bank.source[0][:, at : at + 1, at : at + size].astype(int)
+    for group, step, end in ((0, -1, 0), (1, 1, 39)):
+        moved = np.where(bank.frame == end, -step, step)[:, None, None]
+        found = bank.neighbours[group][0][:, :1].astype(int)
+        np.testing.assert_array_equal(found, (middle + moved) % 256)
+    around = bank.around(np.array([2]), CPU)
+    assert around is not None
+    assert len(around.before.y) == 4

@@ -125,3 +125,10 @@ def test_the_pixel_loss_of_learned_is_equation_5_over_its_threshold() -> None:
     terms = LossTerms(objective_by_name("learned"), Colour(), None)
     assert terms(by_luma, source).item() == pytest.approx(0.3 - 0.005, rel=1e-4)
     assert terms(by_chroma, source).item() == pytest.approx(0.25 * 0.004**2 / 0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["fused", "learned-no-fake"])
+def test_what_needs_single_frames_is_refused_for_a_recurrent_net(name: str) -> None:
+    with pytest.raises(UsageError, match="sees one frame"):
+        objective_by_name(name).for_net(net_config("recurrent", SCALES[0]))
+    assert objective_by_name("learned").for_net(net_config("recurrent", SCALES[0])).learned

@@ -26,7 +26,7 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
     settings = settings_from_options({**options, "scale": None} if is_auto else options)
 
     from codecaux.cli.render import follow, open_renderer
-    from codecaux.encoder.encode import check_encode
+    from codecaux.encoder.checks import check_encode
     from codecaux.ladders.curve import open_prober
     from codecaux.ladders.target import encode_to_target
     from codecaux.ladders.targets import parse_targets
