@@ -151,7 +151,8 @@ def metadata_from_text(entries: Mapping[str, str]) -> WeightsMetadata:
     _check_lengths(entries)
     architecture = _architecture(_text(entries, "architecture"))
     least = network_version(architecture)
-    require(version >= least, "format_version", f"at least {least} for its network", version)
+    expected = f"at least {least} for a network that is recurrent or has two heads"
+    require(version >= least, "format_version", expected, version)
     return WeightsMetadata(
         format_version=version,
         architecture=architecture,

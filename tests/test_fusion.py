@@ -25,7 +25,7 @@ from codecaux.events import Notice, drain
 from codecaux.frames import with_neighbours
 from codecaux.fusion import fused, fusion_mask, luma_variance, sharpened
 from codecaux.hevc import StreamHash
-from codecaux.metadata import FUSION_VERSION, Fusion, metadata_from_text, metadata_to_text
+from codecaux.metadata import Fusion, metadata_from_text, metadata_to_text
 from codecaux.network import TrainingForm, with_identity
 from codecaux.quantise import QuantisedTensor
 from codecaux.scores import Scores
@@ -309,7 +309,7 @@ def _file(**changes: object) -> WeightsFile:
 
 def test_the_file_holds_both_heads_and_their_fusion() -> None:
     got = unpack(pack(_file()))
-    assert got.metadata.format_version == FUSION_VERSION == 3
+    assert got.metadata.format_version == 3
     assert got.metadata.architecture == TWO
     assert got.metadata.fusion == Fusion(0.5, 0.25)
     for name, tensor in _file().sets[0].tensors.items():
@@ -319,7 +319,7 @@ def test_the_file_holds_both_heads_and_their_fusion() -> None:
 @pytest.mark.parametrize(
     ("field", "text", "words"),
     [
-        ("format_version", "2", "heads to be at most 1"),
+        ("format_version", "2", "format_version to be at least 3"),
         ("format_version", "4", "newer codecaux"),
         ("fusion", "{}", "fusion"),
         ("fusion", '{"exponent":1.0}', "fusion"),

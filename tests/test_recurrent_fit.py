@@ -25,10 +25,12 @@ from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.cuts import cuts_among, find_cuts
 from codecaux.encoder.fit import FitTask, fit
+from codecaux.encoder.goal import make_goal
 from codecaux.encoder.objective import OBJECTIVES, LossTerms
 from codecaux.encoder.pretrain import pretrain
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.settings import FitSettings
+from codecaux.encoder.warm_up import ready_critic
 from codecaux.errors import WeightsBaseError, WeightsFormatError
 from codecaux.events import Progress, drain
 from codecaux.frames import read_frames
@@ -359,3 +361,25 @@ def test_a_fitted_net_converges_after_a_start_in_the_middle(encoded: Path) -> No
 
 def test_runs_fill_a_default_step() -> None:
     assert FitSettings().batch % RUN_FRAMES == 0
+
+
+# ---------------------------------------------------------------------------------- learned losses
+
+
+def test_a_learned_objective_fits_a_recurrent_net(device: Device, tmp_path: Path) -> None:
+    """The bank's runs have their neighbours, so that the loss network sees what it always does."""
+    objective = OBJECTIVES["learned"].for_net(TINY)
+    goal = make_goal(objective, Colour(), None, 0, device)
+    assert goal.critic is not None
+    bank = _bank(12, around=goal.critic.around)
+    settings = FitSettings(steps=10, patch=32, batch=8)
+    fixed = (TINY, GENERATED_BASE_ID, bank, goal.terms, device, settings)
+    task = FitTask(*fixed, critic=goal.critic)
+    checkpoint = Checkpoint(tmp_path / "fit")
+    drain(ready_critic(task, checkpoint))
+    before = {name: value.clone() for name, value in goal.critic.state().items()}
+    fitted = drain(fit(task, checkpoint, 10))
+    assert fitted.steps == 10
+    assert np.isfinite(fitted.loss)
+    after = goal.critic.state()
+    assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith("net/"))
