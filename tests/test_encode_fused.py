@@ -18,7 +18,8 @@ from codecaux.decoder.load import open_enhancer
 from codecaux.decoder.play import PlaySettings, play
 from codecaux.decoder.verify import verify
 from codecaux.device import choose_device
-from codecaux.encoder.bank import BankSettings, PatchBank, build_bank
+from codecaux.encoder.bank import BankSettings, PatchBank
+from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.encode import EncodeResult, encode
