@@ -15,7 +15,7 @@ from codecaux.metadata import Json
 __all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "changed_settings", "identity"]
 
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
-DEFAULT_STEPS: dict[str, int] = {"tiny": 600, "light": 1200, "full": 1500}
+DEFAULT_STEPS: dict[str, int] = {"tiny": 600, "light": 800, "full": 1500}
 
 
 @dataclass(frozen=True, slots=True)
