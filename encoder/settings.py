@@ -17,9 +17,9 @@ __all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "changed_settings",
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
 DEFAULT_STEPS: dict[str, int] = {
     "tiny": 600,
-    "light": 1200,
+    "light": 800,
     "full": 1500,
-    "recurrent": 1200,
+    "recurrent": 800,
     "recurrent-tiny": 600,
 }
 
