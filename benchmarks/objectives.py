@@ -196,7 +196,7 @@ def _described(
         "scale": str(options.scale),
         "crf": options.crf,
         "steps": options.steps or DEFAULT_STEPS[options.net],
-        "stream_sha256": hash_stream(result.stream),
+        "stream_sha256": hash_stream(result.stream).whole_sha256,
         "stream_kbps": result.rate.stream_kbps,
         "weights_bytes": result.rate.weights_bytes,
     }
