@@ -252,7 +252,7 @@ def test_small_pictures_lack_scores_but_never_fail(
     ffmpeg: Ffmpeg, lpips: Lpips, size: tuple[int, int], missing: set[str]
 ) -> None:
     layout = VideoFormat(*size)
-    frames = make_frames(layout, 2)
+    frames = make_frames(layout, 3)
     scores = score(ffmpeg, layout, frames, lpips=lpips, soft=[blurred(f) for f in frames])["soft"]
     assert {metric for metric in METRICS if scores.value(metric) is None} == missing
     assert set(scores.missing) == missing
