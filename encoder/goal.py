@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from codecaux.device import Device
 from codecaux.encoder.bank import BankSettings
 from codecaux.encoder.critic import Critic, open_critic
 from codecaux.encoder.objective import LossTerms, Objective
+from codecaux.errors import UsageError
 from codecaux.events import Events, Notice
 from codecaux.lpips import Lpips, LpipsNet, min_size
 from codecaux.video import Colour
@@ -18,6 +19,9 @@ __all__ = ["FindLpips", "Goal", "make_goal", "open_goal"]
 
 # The net and who wants it -> LPIPS on the device, None where it is not to be had.
 FindLpips: TypeAlias = Callable[[LpipsNet, str], Events[Lpips | None]]
+
+# The loss network halves its input five times, and takes statistics of what is left.
+_LEAST_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +56,15 @@ def open_goal(
     """
     lpips = None
     height, width = patch_size
+    if objective.learned is not None and min(height, width) < _LEAST_SIZE:
+        raise UsageError(
+            f"expected pictures of at least {_LEAST_SIZE}x{_LEAST_SIZE} for the objective "
+            f"{objective.name}, got {width}x{height}; use --objective fidelity"
+        )
     if objective.wants_lpips and min(height, width) < min_size("squeeze"):
         yield Notice(f"the fit does without LPIPS: the picture is only {width}x{height}")
+        # Nor is such a picture for what stands in: its last maps would be single numbers.
+        objective = replace(objective, stand_in=None)
     elif objective.wants_lpips:
         lpips = yield from find_lpips("squeeze", f"the objective {objective.name} does")
         lpips = lpips.cast(device.compute_dtype) if lpips else None

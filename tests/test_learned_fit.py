@@ -21,7 +21,7 @@ from codecaux.encoder.choices import check_loss
 from codecaux.encoder.critic import LearnedLoss
 from codecaux.encoder.encode import encode
 from codecaux.encoder.fit import FitResult, FitTask, fit
-from codecaux.encoder.goal import make_goal
+from codecaux.encoder.goal import make_goal, open_goal
 from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.lossnet import LearnedSettings
 from codecaux.encoder.objective import ABLATIONS, OBJECTIVES, Objective
@@ -29,10 +29,10 @@ from codecaux.encoder.pretrain import pretrain
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings
-from codecaux.errors import FitError, LpipsUnavailableError
+from codecaux.errors import FitError, LpipsUnavailableError, UsageError
 from codecaux.events import Event, Notice, Progress, drain
 from codecaux.lpips import Lpips
-from codecaux.video import Frame, Geometry, VideoFormat
+from codecaux.video import Colour, Frame, Geometry, VideoFormat
 from codecaux.weightsfile import read_weights, reconstruct
 
 TINY = net_config("tiny", Fraction(2))
@@ -164,6 +164,14 @@ def test_a_warm_up_that_diverges_is_said(bank: PatchBank, tmp_path: Path) -> Non
     wild = replace(LEARNED, learned=replace(LEARNED.learned, learning_rate=float("inf")))
     with pytest.raises(FitError, match="while it warmed up"):
         drain(fit(_task(bank, wild), Checkpoint(tmp_path / "c"), 10))
+
+
+def test_a_picture_too_small_for_a_loss_network_is_refused() -> None:
+    def nobody(*arguments: object) -> Lpips:
+        raise AssertionError(arguments)
+
+    with pytest.raises(UsageError, match=r"at least 32x32 .* got 64x16"):
+        drain(open_goal(OBJECTIVES["learned"], Colour(), (16, 64), 0, CPU, nobody))
 
 
 def test_timing_leaves_the_loss_network_as_it_was(bank: PatchBank, tmp_path: Path) -> None:
