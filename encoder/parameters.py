@@ -23,6 +23,9 @@ from codecaux.video import Colour
 
 __all__ = ["FloatParameters", "GainParameters", "Parameters", "RoundedParameters", "gained", "show"]
 
+# Of a tensor's integers that are not 0, for what one more costs: nothing is dearer than 9 bits.
+_LEAST_PART = 1.0 / 256.0
+
 
 class Parameters(Protocol):
     """Latent tensors by name, in a fixed order, and the merged weights made of them."""
@@ -152,11 +155,23 @@ def gained(base: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[st
 
 
 def _rate_bits(latents: Mapping[str, Tensor], steps: Mapping[str, float]) -> Tensor:
-    """Sum of log2(1 + (z / d)^2): a Student-t code length up to constants, 0 at 0, one bit at 1,
-    about two more per doubling.
+    """What one more bit of integers costs, summed: for each tensor w * sum of log2(1 + (z / d)^2),
+    a Student-t code length that is 0 at 0, w at 1 and rises by about 2 w per doubling.
+
+    w = 1 + log2((1 - p) / p), of p of the tensor's integers that are not 0, is a sign and what an
+    adaptive entropy coder's bits rise by where a 0 becomes a 1: in sparse tensors several bits. Its
+    gradient is what matters, not its level.
     """
-    terms = [(z / steps[name]).square().log1p().sum() for name, z in latents.items()]
+    terms = []
+    for name, z in latents.items():
+        relative = z / steps[name]
+        terms.append(_bits_of_one(relative.detach()) * relative.square().log1p().sum())
     return torch.stack(terms).sum() / 0.6931471805599453
+
+
+def _bits_of_one(relative: Tensor) -> Tensor:
+    part = (relative.abs() > 0.5).float().mean().clamp(_LEAST_PART, 0.5)
+    return 1.0 + torch.log2((1.0 - part) / part)
 
 
 def _quantised(latent: Tensor, step: float) -> QuantisedTensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -197,6 +198,27 @@ def test_rounding_passes_gradients_straight_through() -> None:
     (merged * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
     torch.testing.assert_close(rounded.latents["a"].grad, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert rounded.quantised()["a"].values.tolist() == [0, 1, -2, 2]
+
+
+@pytest.mark.parametrize("part", [0.02, 0.1, 0.3])
+def test_expected_bits_rise_as_an_entropy_coders_do(part: float) -> None:
+    """One more +-1 among the zeros costs what it adds to the entropy, and its sign."""
+    count = 20_000
+    ones = round(part * count)
+
+    def expected(nonzero: int) -> float:
+        values = torch.zeros(count)
+        values[:nonzero] = 0.25
+        rounded = RoundedParameters({"t": torch.zeros(count)}, {"t": values}, {"t": 0.25})
+        return float(rounded.rate_bits().detach())
+
+    def coded(nonzero: int) -> float:
+        p = nonzero / count
+        return count * -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) + nonzero
+
+    # The weight follows the part, so a single step at one weight is looked at.
+    marginal = expected(ones) / ones
+    assert marginal == pytest.approx(coded(ones + 1) - coded(ones), rel=0.01)
 
 
 def test_a_warm_start_goes_on_from_there_and_sends_the_difference_to_the_base(
