@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from common import write_results
 from objectives_picture import draw_losses
+from rd_saved import SAVED_METRICS, read_x265, saved_percent
 
 from codecaux import __version__
 from codecaux.atomic import write_atomic
@@ -100,6 +101,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--priced-for", type=float, default=10.0, help="seconds of the title that a fit is for"
+    )
+    parser.add_argument(
+        "--rd", type=read_x265, default={}, help="TSV of rd.py: what is saved against its x265"
     )
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--lpips-frames", type=int, default=12)
@@ -248,7 +252,7 @@ def _write(points: Sequence[dict[str, Any]], options: argparse.Namespace) -> Non
         name: str(getattr(options, name))
         for name in ("net", "scale", "crf", "preset", "batch", "patch", "seed", "priced_for")
     }
-    rows = [_row(point, points) for point in points]
+    rows = [_row(point, points) | _saved(point, options) for point in points]
     write_results(options.output, "objectives", settings, rows)
     print(markdown(rows))
 
@@ -265,6 +269,18 @@ def _row(point: dict[str, Any], points: Sequence[dict[str, Any]]) -> dict[str, A
     return row
 
 
+def _saved(point: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """By metric, the rate against x265's, the weights over the title that they are priced for."""
+    x265 = options.rd.get(point["clip"], [])
+    if not x265:
+        return {}
+    kbps = point["stream_kbps"] + point["weights_bytes"] * 8e-3 / options.priced_for
+    return {
+        f"rate_at_equal_{metric}_percent": saved_percent(x265, metric, point[metric], kbps)
+        for metric in SAVED_METRICS
+    }
+
+
 _COLUMNS = {
     "vmaf_v1": ("VMAF v1", ".1f"),
     "vmaf_v061": ("v0.6.1", ".1f"),
@@ -273,9 +289,14 @@ _COLUMNS = {
     "tof": ("tOF", ".3f"),
     "rpf_deviation": ("RPF deviation", ".3g"),
     "psnr_y_db": ("PSNR-Y", ".2f"),
+    "weights_bytes": ("weights B", ",.0f"),
     "fit_seconds": ("fit s", ".0f"),
-    "loss_unsteadiness": ("loss", ".3f"),
-    "critic_unsteadiness": ("critic", ".3f"),
+    "loss_unsteadiness": ("loss", ".4f"),
+    "critic_unsteadiness": ("critic", ".4f"),
+    "rate_at_equal_vmaf_v1_percent": ("rate, v1", "+.1f"),
+    "rate_at_equal_vmaf_v061_neg_percent": ("NEG", "+.1f"),
+    "rate_at_equal_lpips_percent": ("LPIPS", "+.1f"),
+    "rate_at_equal_psnr_y_db_percent": ("PSNR-Y", "+.1f"),
 }
 
 
@@ -287,7 +308,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         of_name = [row for row in rows if row["objective"] == name]
         cells = []
         for metric, (_, form) in _COLUMNS.items():
-            values = [row[metric] for row in of_name]
+            values = [row.get(metric) for row in of_name]
             cells.append("" if None in values else format(float(np.mean(values)), form))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

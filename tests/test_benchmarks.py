@@ -146,6 +146,26 @@ def test_unsteadiness_is_what_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -
     assert unsteadiness([1.0, 3.0] * 20) == pytest.approx(0.5, abs=0.01)
 
 
+def test_what_a_point_saves_is_read_off_x265s_curve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from rd_saved import read_x265, saved_percent
+
+    lines = ["clip\tfamily\ttotal_kbps\tvmaf_v1\tlpips"]
+    lines += [
+        f"a\tx265\t{kbps}\t{v}\t{lpips}" for kbps, v, lpips in ((1000, 90, 0.1), (500, 80, 0.2))
+    ]
+    lines += ["a\tfit\t400\t95\t0.05"]
+    table = tmp_path / "rd.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    x265 = read_x265(table)["a"]
+    assert len(x265) == 2
+    assert saved_percent(x265, "vmaf_v1", 90.0, 750.0) == pytest.approx(-25.0)
+    assert saved_percent(x265, "lpips", 0.2, 600.0) == pytest.approx(20.0)
+    assert saved_percent(x265, "vmaf_v1", 91.0, 750.0) is None
+
+
 def test_fused(make_clip: Callable[..., Path], tmp_path: Path) -> None:
     clip = make_clip("bench-fused.mkv", size=(96, 64), frames=8)
     fast = "--net tiny --steps 10 --preset ultrafast --device cpu --frames 6 --repeats 1"
