@@ -35,7 +35,7 @@ from codecaux.device import Device, choose_device
 from codecaux.encoder.corpus import find_items, read_rgb
 from codecaux.encoder.parameters import FloatParameters
 from codecaux.encoder.pretrain import start_tensors
-from codecaux.encoder.training_state import load_state
+from codecaux.encoder.training_state import fill, read_state
 from codecaux.encoder.unpaired import pretrain_unpaired
 from codecaux.encoder.unpaired_patches import to_planes
 from codecaux.encoder.unpaired_settings import UnpairedSettings
@@ -120,10 +120,11 @@ def _so_far(settings: UnpairedSettings) -> tuple[int, float]:
     config = net_config(settings.net, Fraction(1))
     parameters = FloatParameters(config, start_tensors(settings.start, settings.net, config))
     path = settings.work / f"{settings.output.name}.checkpoint"
-    latents = {"enhancer": parameters.latents}
-    record = load_state(path, latents, {}, settings.identity())
-    if record is None:
+    state = read_state(path, settings.identity())
+    if state is None:
         sys.exit(f"expected a training to judge at {path}, got none; leave out --judge")
+    found, record = state
+    fill({"enhancer": parameters.latents}, {}, found)
     tensors = {name: value.detach().numpy() for name, value in parameters.merged().items()}
     write_atomic(settings.output, base_bytes(Base(config, tensors), {}))
     return int(record["step"]), float(record["seconds"])

@@ -3,29 +3,24 @@
     find_items ─> make_shards ─> load_bank ─> _Trainer ─> a base file (safetensors)
 
 The loss is a fit's own objective on the picture as it will be shown, with the paper's adversarial
-term by option. Random choices of a step depend on (seed, step) alone.
+term by option.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, net_config
-from codecaux.atomic import write_atomic
-from codecaux.bases import GENERATED_BASE_ID, Base, base_bytes, get_base, known_base_ids, parse_base
+from codecaux.bases import GENERATED_BASE_ID, get_base, known_base_ids, parse_base
 from codecaux.colour import Planes
 from codecaux.device import Device
 from codecaux.encoder.bank import PatchBank, run_frames
@@ -37,33 +32,17 @@ from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.parameters import FloatParameters, show
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.shards import ShardSettings, load_bank, make_shards
+from codecaux.encoder.training_run import PretrainResult, TrainingRun
 from codecaux.encoder.warm_up import WarmUp, warm_up
-from codecaux.errors import FitError, InputError, UsageError, WeightsBaseError
-from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
+from codecaux.errors import InputError, UsageError, WeightsBaseError
+from codecaux.events import Events, Notice, StageDone, StageStarted
 from codecaux.lpips import Lpips
 from codecaux.video import SCALES, VideoFormat
 
 __all__ = ["PretrainResult", "pretrain", "start_tensors"]
 
-_WARM_UP_STEPS = 200
-_RATE_END = 0.02
 _ADAM_BETAS = (0.9, 0.99)
-_CHECK_EVERY = 20
-_CHECKPOINT_SECONDS = 60.0
 _FIRST = "down1.0.weight"
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainResult:
-    """Where the base is, its id, the last smoothed loss and how long the steps took."""
-
-    output: Path
-    base_id: str
-    steps: int
-    loss: float
-    patches: int
-    items: int
-    train_seconds: float
 
 
 def pretrain(
@@ -89,22 +68,7 @@ def pretrain(
         yield Notice("a loss network that learns from the corpus itself stands in for LPIPS")
     bank = yield from _patches(settings, corpus, goal.critic)
     trainer = _Trainer(settings, config, bank, goal, device, start)
-    yield StageStarted("train", settings.steps, "steps")
-    started = time.monotonic()
-    loss = yield from trainer.run()
-    data = base_bytes(Base(config, trainer.merged()), {"settings": settings.identity()})
-    write_atomic(settings.output, data)
-    trainer.checkpoint.unlink(missing_ok=True)
-    yield StageDone("train", time.monotonic() - started)
-    return PretrainResult(
-        output=settings.output,
-        base_id=parse_base(data).base_id,
-        steps=settings.steps,
-        loss=loss,
-        patches=len(bank),
-        items=len(corpus.items),
-        train_seconds=trainer.seconds,
-    )
+    return (yield from trainer.base(len(bank), len(corpus.items)))
 
 
 def _report(corpus: Corpus) -> Events[None]:
@@ -192,8 +156,10 @@ def _known(base_id: str, net: str) -> dict[str, Any]:
     )
 
 
-class _Trainer:
-    """Adam with warm-up and a cosine, the adversary by option, checkpoints."""
+class _Trainer(TrainingRun[PretrainSettings]):
+    """Adam on the objective, a critic where it has one, the adversary by option."""
+
+    warm_up_steps = 200
 
     def __init__(
         self,
@@ -204,10 +170,10 @@ class _Trainer:
         device: Device,
         start: Mapping[str, Tensor],
     ) -> None:
-        self._settings, self._config, self._bank = settings, config, bank
-        self._terms, self._critic, self._device = goal.terms, goal.critic, device
         on_device = {name: value.to(device.torch_device) for name, value in start.items()}
-        self._parameters = FloatParameters(config, on_device)
+        super().__init__(settings, config, FloatParameters(config, on_device))
+        self._bank, self._device = bank, device
+        self._terms, self._critic = goal.terms, goal.critic
         self._latents = self._parameters.latents
         self._optimiser = torch.optim.Adam(
             list(self._latents.values()), settings.learning_rate, betas=_ADAM_BETAS, foreach=True
@@ -216,41 +182,6 @@ class _Trainer:
         if settings.adversarial:
             colour = bank.format.colour
             self._adversary = Adversary(colour, device.torch_device, settings.seed)
-        self._rate_scale = 1.0
-        self._smoothed = math.nan
-        self.seconds = 0.0
-        self.checkpoint = settings.work / f"{settings.output.name}.checkpoint"
-
-    def merged(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """The network as it stands, name -> float32 array."""
-        return {n: v.detach().cpu().numpy() for n, v in self._parameters.merged().items()}
-
-    def run(self) -> Events[float]:
-        """All steps from the checkpoint's (or the first); returns the smoothed loss."""
-        index = self._load()
-        yield from self._ready()
-        if index:
-            yield Notice(f"going on from step {index}")
-        saved_at, losses = time.monotonic(), []
-        self._save(index)
-        while index < self._settings.steps:
-            began = time.monotonic()
-            losses.append(self._step(index))
-            self.seconds += time.monotonic() - began
-            index += 1
-            if index % _CHECK_EVERY and index != self._settings.steps:
-                continue
-            if not self._accept(losses):
-                index = yield from self._retry()
-                losses = []
-                continue
-            losses = []
-            if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                self._save(index)
-                saved_at = time.monotonic()
-            left = self.seconds / index * (self._settings.steps - index)
-            yield Progress("train", index, self._settings.steps, "steps", self._smoothed, left)
-        return self._smoothed
 
     def _ready(self) -> Events[None]:
         """A critic that comes from no checkpoint warms up."""
@@ -265,10 +196,8 @@ class _Trainer:
         settings = self._settings
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate_at(index)
-        generator = np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence((settings.seed, index)))
-        )
-        chosen = generator.integers(0, len(self._bank), max(1, settings.batch // self._bank.run))
+        count = max(1, settings.batch // self._bank.run)
+        chosen = self._rng(index).integers(0, len(self._bank), count)
         coded, source = self._bank.batch(chosen, self._device.torch_device)
         shown = self._shown(coded)
         loss = self._terms(shown, source)
@@ -292,33 +221,14 @@ class _Trainer:
         merged = self._parameters.merged()
         return show(coded, merged, self._config, colour, dtype, self._bank.run)
 
-    def _rate_at(self, index: int) -> float:
-        cosine = 0.5 * (1.0 + math.cos(math.pi * index / self._settings.steps))
-        rate = self._settings.learning_rate * (_RATE_END + (1.0 - _RATE_END) * cosine)
-        return rate * min(1.0, (index + 1) / _WARM_UP_STEPS) * self._rate_scale
+    def _is_sound(self) -> bool:
+        return self._critic is None or self._critic.is_finite
 
-    def _accept(self, losses: list[Tensor]) -> bool:
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean) or (self._critic is not None and not self._critic.is_finite):
-            return False
-        old = self._smoothed
-        self._smoothed = mean if math.isnan(old) else 0.95 * old + 0.05 * mean
-        return True
-
-    def _retry(self) -> Events[int]:
-        if self._rate_scale < 1.0:
-            raise FitError(
-                "the training diverged twice: expected a finite loss, got NaN or infinity at half "
-                "the learning rate too; give a lower --learning-rate"
-            )
-        index = self._load()
-        self._rate_scale = 0.5
+    def _scale_rates(self, scale: float) -> None:
         if self._critic is not None:
-            self._critic.scale_rate(0.5)
-        yield Notice(f"the training diverged; back to step {index}, half the rate", "warning")
-        return index
+            self._critic.scale_rate(scale)
 
-    def _save(self, index: int) -> None:
+    def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for name, latent in self._latents.items():
             tensors[f"latent/{name}"] = latent.detach()
@@ -328,36 +238,7 @@ class _Trainer:
             tensors |= self._adversary.state()
         if self._critic is not None:
             tensors |= {f"critic/{name}": value for name, value in self._critic.state().items()}
-        record = {
-            "step": index,
-            "rate_scale": self._rate_scale,
-            "loss": self._smoothed,
-            "seconds": self.seconds,
-            "settings": self._settings.identity(),
-        }
-        data = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-        write_atomic(self.checkpoint, safetensors.torch.save(data, {"state": json.dumps(record)}))
-
-    def _load(self) -> int:
-        """Restore the checkpoint; its step, 0 where there is none."""
-        if not self.checkpoint.exists():
-            return 0
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                record = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"expected a checkpoint at {self.checkpoint}, got a damaged one ({error}); "
-                "remove it to start again"
-            ) from error
-        _check_same(record["settings"], self._settings.identity(), self.checkpoint)
-        self._restore(tensors)
-        self._rate_scale = record["rate_scale"]
-        if self._critic is not None:
-            self._critic.scale_rate(self._rate_scale)
-        self._smoothed, self.seconds = record["loss"], record["seconds"]
-        return int(record["step"])
+        return tensors
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -380,12 +261,3 @@ class _Trainer:
         critic = {n.removeprefix("critic/"): t for n, t in tensors.items() if n[:7] == "critic/"}
         if self._critic is not None and critic:
             self._critic.restore(critic)
-
-
-def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    changed = sorted(key for key in wanted if found.get(key) != wanted[key])
-    if changed:
-        raise UsageError(
-            f"{path} was made with another {', '.join(changed)}; give the same settings, another "
-            "--work, or remove it"
-        )

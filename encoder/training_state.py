@@ -1,4 +1,4 @@
-"""A training's whole state in one safetensors file: named tensors, optimisers, a record."""
+"""A training's whole state in one safetensors file: named tensors and a record."""
 
 from __future__ import annotations
 
@@ -15,32 +15,23 @@ from torch import Tensor
 from codecaux.atomic import write_atomic
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["damaged", "fill", "flatten", "read_state", "write_state"]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 Optimisers = Mapping[str, torch.optim.Optimizer]
 _OPTIMISER = "optimiser:"
 
 
-def save_state(
-    path: Path, tensors: Groups, optimisers: Optimisers, record: Mapping[str, Any]
-) -> None:
-    """Write every tensor, every optimiser's moments and ``record`` (JSON values; it has
-    ``settings``), whole or not at all.
-    """
-    flat = {f"{group}/{n}": t for group, values in tensors.items() for n, t in values.items()}
-    for name, optimiser in optimisers.items():
-        for index, state in optimiser.state_dict()["state"].items():
-            for key, value in state.items():
-                flat[f"{_OPTIMISER}{name}/{index}/{key}"] = torch.as_tensor(value)
-    data = {name: value.detach().cpu().contiguous().clone() for name, value in flat.items()}
+def write_state(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and ``record`` (JSON values; it has ``settings``), whole or not at all."""
+    data = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     write_atomic(path, safetensors.torch.save(data, {"state": json.dumps(record)}))
 
 
-def load_state(
-    path: Path, tensors: Groups, optimisers: Optimisers, settings: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Fill ``tensors`` and ``optimisers`` from ``path``; its record, None where there is no file.
+def read_state(
+    path: Path, settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and the record of ``path``, None where there is no file.
 
     Raises InputError for a damaged file, UsageError where its ``settings`` are others.
     """
@@ -49,24 +40,40 @@ def load_state(
     try:
         with safe_open(path, "pt") as file:
             record: dict[str, Any] = json.loads(file.metadata()["state"])
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_same(record["settings"], settings, path)
-        _fill(tensors, found)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"expected a checkpoint at {path}, got a damaged one ({error}); remove it to start "
-            "again"
-        ) from error
+        raise damaged(path, error) from error
+    return tensors, record
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to raise for a file that is no state, or not the wanted one."""
+    return InputError(
+        f"expected a checkpoint at {path}, got a damaged one ({error}); remove it to start again"
+    )
+
+
+def flatten(tensors: Groups, optimisers: Optimisers) -> dict[str, Tensor]:
+    """Every tensor and every optimiser's moments, by one name each."""
+    flat = {f"{group}/{n}": t for group, values in tensors.items() for n, t in values.items()}
     for name, optimiser in optimisers.items():
-        _fill_optimiser(optimiser, found, f"{_OPTIMISER}{name}/")
-    return record
+        for index, state in optimiser.state_dict()["state"].items():
+            for key, value in state.items():
+                flat[f"{_OPTIMISER}{name}/{index}/{key}"] = torch.as_tensor(value)
+    return flat
 
 
-def _fill(tensors: Groups, found: Mapping[str, Tensor]) -> None:
+def fill(tensors: Groups, optimisers: Optimisers, found: Mapping[str, Tensor]) -> None:
+    """Copy what :func:`flatten` gave, perhaps among other things, into ``tensors`` and
+    ``optimisers``. Raises KeyError or RuntimeError where a tensor is missing or of another shape.
+    """
     with torch.no_grad():
         for group, values in tensors.items():
             for name, tensor in values.items():
                 tensor.copy_(found[f"{group}/{name}"])
+    for name, optimiser in optimisers.items():
+        _fill_optimiser(optimiser, found, f"{_OPTIMISER}{name}/")
 
 
 def _fill_optimiser(

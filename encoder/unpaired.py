@@ -4,24 +4,19 @@
     y (target) ─ H ─> x^ ─ G ─> y'        x' near x, y' near y
 
 G becomes a base for scale 1, H (the degrader) is thrown away. Both are SR-UNets that run through
-the player's own frame function. Random choices of a step depend on (seed, step) alone.
+the player's own frame function.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, net_config
-from codecaux.atomic import write_atomic
-from codecaux.bases import Base, base_bytes, parse_base
 from codecaux.colour import Planes, chroma_to_444, yuv444_to_rgb
 from codecaux.device import Device
 from codecaux.encoder.corpus import Corpus
@@ -32,19 +27,15 @@ from codecaux.encoder.joint_discriminator import (
     generator_loss,
 )
 from codecaux.encoder.parameters import FloatParameters, show
-from codecaux.encoder.pretrain import PretrainResult, start_tensors
-from codecaux.encoder.training_state import load_state, save_state
+from codecaux.encoder.pretrain import start_tensors
+from codecaux.encoder.training_run import PretrainResult, TrainingRun
+from codecaux.encoder.training_state import fill, flatten
 from codecaux.encoder.unpaired_patches import FolderPatches, find_folder, load_patches
 from codecaux.encoder.unpaired_settings import UnpairedSettings
-from codecaux.errors import FitError, UsageError
-from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
+from codecaux.errors import UsageError
+from codecaux.events import Events, Notice, StageDone, StageStarted
 
 __all__ = ["pretrain_unpaired"]
-
-_WARM_UP_STEPS = 50
-_RATE_END = 0.02
-_CHECK_EVERY = 20
-_CHECKPOINT_SECONDS = 60.0
 
 
 def pretrain_unpaired(settings: UnpairedSettings, device: Device) -> Events[PretrainResult]:
@@ -68,22 +59,8 @@ def pretrain_unpaired(settings: UnpairedSettings, device: Device) -> Events[Pret
     settings.work.mkdir(parents=True, exist_ok=True)
     source, target = yield from _patches(settings, corpora)
     trainer = _Trainer(settings, config, source, target, device, start)
-    yield StageStarted("train", settings.steps, "steps")
-    started = time.monotonic()
-    loss = yield from trainer.run()
-    data = base_bytes(Base(config, trainer.merged()), {"settings": settings.identity()})
-    write_atomic(settings.output, data)
-    trainer.checkpoint.unlink(missing_ok=True)
-    yield StageDone("train", time.monotonic() - started)
-    return PretrainResult(
-        output=settings.output,
-        base_id=parse_base(data).base_id,
-        steps=settings.steps,
-        loss=loss,
-        patches=len(source) + len(target),
-        items=sum(len(corpus.items) for corpus in corpora),
-        train_seconds=trainer.seconds,
-    )
+    items = sum(len(corpus.items) for corpus in corpora)
+    return (yield from trainer.base(len(source) + len(target), items))
 
 
 def _patches(settings: UnpairedSettings, corpora: list[Corpus]) -> Events[list[FolderPatches]]:
@@ -107,8 +84,10 @@ def _patches(settings: UnpairedSettings, corpora: list[Corpus]) -> Events[list[F
     return banks
 
 
-class _Trainer:
+class _Trainer(TrainingRun[UnpairedSettings]):
     """G, H and D in alternating steps (equation 1), an Adam for G and H and one for D."""
+
+    warm_up_steps = 50
 
     def __init__(
         self,
@@ -119,62 +98,28 @@ class _Trainer:
         device: Device,
         start: Mapping[str, Tensor],
     ) -> None:
-        self._settings, self._config, self._device = settings, config, device
-        self._source, self._target = source, target
         on_device = {name: value.to(device.torch_device) for name, value in start.items()}
+        self._enhancer = FloatParameters(config, on_device)
+        super().__init__(settings, config, self._enhancer)
+        self._device, self._source, self._target = device, source, target
         # "We use the same network for the degrader" (section 3.2.1); it starts as the identity.
         fresh = start_tensors(None, settings.net, config)
         identity = {name: value.to(device.torch_device) for name, value in fresh.items()}
-        self._enhancer = FloatParameters(config, on_device)
         self._degrader = FloatParameters(config, identity)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self._judge = JointDiscriminator().to(device.torch_device)
-        self._tensors: dict[str, dict[str, Tensor]] = {
+        self._groups: dict[str, dict[str, Tensor]] = {
             "enhancer": self._enhancer.latents,
             "degrader": self._degrader.latents,
             "judge": dict(self._judge.named_parameters()),
         }
-        makers = [*self._tensors["enhancer"].values(), *self._tensors["degrader"].values()]
+        makers = [*self._groups["enhancer"].values(), *self._groups["degrader"].values()]
         rate = settings.learning_rate
         self._optimisers = {
             "makers": torch.optim.Adam(makers, rate, foreach=True),
             "judge": torch.optim.Adam(self._judge.parameters(), rate, foreach=True),
         }
-        self._rate_scale = 1.0
-        self._smoothed = math.nan
-        self.seconds = 0.0
-        self.checkpoint = settings.work / f"{settings.output.name}.checkpoint"
-
-    def merged(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """The enhancer G as it stands, name -> float32 array."""
-        return {n: v.detach().cpu().numpy() for n, v in self._enhancer.merged().items()}
-
-    def run(self) -> Events[float]:
-        """All steps from the checkpoint's (or the first); returns the smoothed loss of G and H."""
-        index = self._load()
-        if index:
-            yield Notice(f"going on from step {index}")
-        saved_at, losses = time.monotonic(), []
-        self._save(index)
-        while index < self._settings.steps:
-            began = time.monotonic()
-            losses.append(self._step(index))
-            self.seconds += time.monotonic() - began
-            index += 1
-            if index % _CHECK_EVERY and index != self._settings.steps:
-                continue
-            if not self._accept(losses):
-                index = yield from self._retry()
-                losses = []
-                continue
-            losses = []
-            if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                self._save(index)
-                saved_at = time.monotonic()
-            left = self.seconds / index * (self._settings.steps - index)
-            yield Progress("train", index, self._settings.steps, "steps", self._smoothed, left)
-        return self._smoothed
 
     def _step(self, index: int) -> Tensor:
         """One step of G and H, one of D, on the same pictures; the sum of both losses."""
@@ -212,8 +157,7 @@ class _Trainer:
 
     def _batch(self, index: int) -> tuple[Planes, Planes]:
         """x and y, drawn independently of one another."""
-        sequence = np.random.SeedSequence((self._settings.seed, index))
-        rng = np.random.Generator(np.random.PCG64(sequence))
+        rng = self._rng(index)
         device, count = self._device.torch_device, self._settings.batch
         x, y = (
             bank.batch(rng.integers(0, len(bank), count).tolist(), device)
@@ -231,49 +175,11 @@ class _Trainer:
         u, v = (chroma_to_444(plane, colour, height, width) for plane in planes[1:])
         return yuv444_to_rgb(planes.y, u, v, colour.matrix)
 
-    def _rate_at(self, index: int) -> float:
-        cosine = 0.5 * (1.0 + math.cos(math.pi * index / self._settings.steps))
-        rate = self._settings.learning_rate * (_RATE_END + (1.0 - _RATE_END) * cosine)
-        return rate * min(1.0, (index + 1) / _WARM_UP_STEPS) * self._rate_scale
+    def _tensors(self) -> dict[str, Tensor]:
+        return flatten(self._groups, self._optimisers)
 
-    def _accept(self, losses: list[Tensor]) -> bool:
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            return False
-        old = self._smoothed
-        self._smoothed = mean if math.isnan(old) else 0.95 * old + 0.05 * mean
-        return True
-
-    def _retry(self) -> Events[int]:
-        if self._rate_scale < 1.0:
-            raise FitError(
-                "the training diverged twice: expected a finite loss, got NaN or infinity at half "
-                "the learning rate too; give a lower --learning-rate"
-            )
-        index = self._load()
-        self._rate_scale = 0.5
-        yield Notice(f"the training diverged; back to step {index}, half the rate", "warning")
-        return index
-
-    def _save(self, index: int) -> None:
-        record = {
-            "step": index,
-            "rate_scale": self._rate_scale,
-            "loss": self._smoothed,
-            "seconds": self.seconds,
-            "settings": self._settings.identity(),
-        }
-        save_state(self.checkpoint, self._tensors, self._optimisers, record)
-
-    def _load(self) -> int:
-        """Restore the checkpoint; its step, 0 where there is none."""
-        identity = self._settings.identity()
-        record = load_state(self.checkpoint, self._tensors, self._optimisers, identity)
-        if record is None:
-            return 0
-        self._rate_scale = record["rate_scale"]
-        self._smoothed, self.seconds = record["loss"], record["seconds"]
-        return int(record["step"])
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        fill(self._groups, self._optimisers, tensors)
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

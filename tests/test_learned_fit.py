@@ -252,8 +252,8 @@ def test_without_lpips_the_default_objective_learns_its_own(
 def test_pretraining_beside_a_loss_network_resumes_exactly(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecaux.encoder.pretrain._CHECK_EVERY", 2)
-    monkeypatch.setattr("codecaux.encoder.pretrain._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECK_EVERY", 2)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setitem(OBJECTIVES, "learned", replace(LEARNED, learned=_pretrained()))
     settings = PretrainSettings(
         folders=(photos,),

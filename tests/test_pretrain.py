@@ -176,8 +176,8 @@ def test_a_stopped_training_ends_as_an_unstopped_one(
     monkeypatch: pytest.MonkeyPatch,
     adversarial: float,
 ) -> None:
-    monkeypatch.setattr("codecaux.encoder.pretrain._CHECK_EVERY", 2)
-    monkeypatch.setattr("codecaux.encoder.pretrain._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECK_EVERY", 2)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECKPOINT_SECONDS", 0.0)
     torch.manual_seed(1)
     whole = _settings(photos, tmp_path, adversarial=adversarial)
     expected = drain(pretrain(whole, device, None)).output.read_bytes()
@@ -216,7 +216,7 @@ def test_a_start_gives_what_has_its_shape(photos: Path, tmp_path: Path, device: 
 def test_divergence_is_retried_once_then_an_error(
     photos: Path, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecaux.encoder.pretrain._CHECK_EVERY", 2)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECK_EVERY", 2)
 
     def poisoned(self: LossTerms, shown: Planes, source: Planes) -> torch.Tensor:
         return shown.y.sum() * float("nan")

@@ -191,8 +191,8 @@ def test_planes_of_a_grey_picture() -> None:
 def test_a_stopped_training_ends_as_an_unstopped_one(
     folders: tuple[Path, Path], tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecaux.encoder.unpaired._CHECK_EVERY", 2)
-    monkeypatch.setattr("codecaux.encoder.unpaired._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECK_EVERY", 2)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECKPOINT_SECONDS", 0.0)
     torch.manual_seed(1)
     whole = _settings(folders, tmp_path)
     result = drain(pretrain_unpaired(whole, device))
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_refused(
 def test_divergence_goes_back_once_and_then_stops(
     folders: tuple[Path, Path], tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecaux.encoder.unpaired._CHECK_EVERY", 2)
+    monkeypatch.setattr("codecaux.encoder.training_run._CHECK_EVERY", 2)
     real_step = unpaired._Trainer._step
     calls = []
 
