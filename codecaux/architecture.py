@@ -89,6 +89,7 @@ class SrUnetConfig:
 
     @property
     def is_recurrent(self) -> bool:
+        """Does it carry a state from one frame to the next?"""
         return self.hidden > 0
 
     @property
@@ -106,6 +107,7 @@ class SrUnetConfig:
 
     @property
     def in_channels(self) -> int:
+        """Channels that the first convolution sees: RGB, folded for scale 1."""
         return 3 * self.fold**2
 
     @property
@@ -158,6 +160,7 @@ class Block:
 
     @property
     def has_branch(self) -> bool:
+        """Has it the 1x1 and the identity beside its 3x3?"""
         return self.in_channels == self.out_channels
 
 

@@ -45,11 +45,13 @@ class Child:
 
     @property
     def stdin(self) -> IO[bytes]:
+        """Where the program reads, binary; only for a program started with a pipe there."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def tail(self) -> str:
+        """The end of its stderr so far, at most ``TAIL_BYTES``."""
         return b"".join(self._chunks)[-TAIL_BYTES:].decode("utf-8", "replace")
 
     def progress(self) -> Generator[int, None, None]:

@@ -23,6 +23,7 @@ class Device:
 
     @property
     def is_cuda(self) -> bool:
+        """Is it a CUDA device?"""
         return self.torch_device.type == "cuda"
 
 

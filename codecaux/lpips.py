@@ -155,6 +155,7 @@ class Lpips(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are, and its pictures must be."""
         return self.get_buffer("shift").device
 
     def cast(self, dtype: torch.dtype) -> Self:

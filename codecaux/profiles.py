@@ -41,6 +41,7 @@ class Profile:
 
     @property
     def num_frames(self) -> int:
+        """Frames that the pictures show, T; 0 without pictures."""
         return next((picture.shape[1] for picture in self.pictures.values()), 0)
 
 

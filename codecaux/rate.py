@@ -29,10 +29,12 @@ class Rate:
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of stream and weights together."""
         return self.stream_bytes + self.weights_bytes
 
     @property
     def stream_kbps(self) -> float:
+        """Kilobits (1000) per second of the stream alone."""
         return _kbps(self.stream_bytes, self.duration_seconds)
 
     @property
@@ -42,6 +44,7 @@ class Rate:
 
     @property
     def total_kbps(self) -> float:
+        """Kilobits (1000) per second of stream and weights together."""
         return _kbps(self.total_bytes, self.duration_seconds)
 
 

@@ -42,6 +42,7 @@ class Axis:
 
     @property
     def is_identity(self) -> bool:
+        """Does resampling leave every sample as it is?"""
         return self.up == self.down and self.offset == 0.0
 
 

@@ -41,6 +41,7 @@ class EvenSampling:
 
     @property
     def indices(self) -> tuple[int, ...]:
+        """The indices kept so far, rising."""
         return tuple(sorted(self._values))
 
     def of_version(self, version: int) -> tuple[float, ...]:

@@ -65,14 +65,17 @@ class VideoFormat:
 
     @property
     def chroma_width(self) -> int:
+        """Width of u and v in chroma samples, rounded up."""
         return (self.width + 1) // 2
 
     @property
     def chroma_height(self) -> int:
+        """Height of u and v in chroma samples, rounded up."""
         return (self.height + 1) // 2
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Type of one sample as decoded: uint8, or uint16 for 10 bit."""
         return np.uint8 if self.bit_depth == 8 else np.uint16
 
     @property
@@ -87,6 +90,7 @@ class VideoFormat:
 
     @property
     def frame_bytes(self) -> int:
+        """Bytes of the three planes of one frame, two a sample for 10 bit."""
         samples = self.width * self.height + 2 * self.chroma_width * self.chroma_height
         return samples * (1 if self.bit_depth == 8 else 2)
 
@@ -109,6 +113,7 @@ class Frame:
 
     @property
     def planes(self) -> tuple[SampleArray, SampleArray, SampleArray]:
+        """y [H, W], u and v [ceil(H/2), ceil(W/2)], code values."""
         return self.y, self.u, self.v
 
 
@@ -182,18 +187,22 @@ class Geometry:
 
     @property
     def coded_width(self) -> int:
+        """Width of the coded stream in luma pixels, even."""
         return _coded_size(self.source_width, self.scale)
 
     @property
     def coded_height(self) -> int:
+        """Height of the coded stream in luma pixels, even."""
         return _coded_size(self.source_height, self.scale)
 
     @property
     def padded_width(self) -> int:
+        """Width of the padded source in luma pixels: scale * coded."""
         return int(self.coded_width * self.scale)
 
     @property
     def padded_height(self) -> int:
+        """Height of the padded source in luma pixels: scale * coded."""
         return int(self.coded_height * self.scale)
 
 

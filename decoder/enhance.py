@@ -97,6 +97,7 @@ class Enhancer:
 
     @property
     def has_weights(self) -> bool:
+        """Is there a network to run, or does it upscale plainly?"""
         return bool(self._sets)
 
     def base(self, frame: Frame) -> Frame:

@@ -51,6 +51,7 @@ class OutputCodec:
 
     @property
     def encoder(self) -> str:
+        """Name of ffmpeg's encoder."""
         return ENCODERS[self.name]
 
 

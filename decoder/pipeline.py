@@ -61,6 +61,7 @@ class PlainPair:
 
     @property
     def enhanced(self) -> Frame:
+        """The plain picture itself."""
         return self.base
 
 
@@ -133,6 +134,7 @@ class PipelineStatistics:
 
     @property
     def enhanced_frames(self) -> int:
+        """Frames that went through the enhancer."""
         return self.num_frames - self.bypassed_frames
 
     @property

@@ -93,6 +93,7 @@ class PatchBank:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all its patches and their neighbours."""
         groups = (self.coded, self.source, *self.neighbours)
         return sum(plane.nbytes for group in groups for plane in group)
 

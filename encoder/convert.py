@@ -34,6 +34,7 @@ class SourceOptions:
 
     @property
     def is_raw(self) -> bool:
+        """Is the source headerless frames?"""
         return self.raw_size is not None
 
 

@@ -108,6 +108,7 @@ class Objective:
 
     @property
     def wants_lpips(self) -> bool:
+        """Has it, or its perceptual head, an LPIPS term?"""
         return self.lpips > 0.0 or (self.perceptual is not None and self.perceptual.wants_lpips)
 
 

@@ -31,7 +31,9 @@ class Parameters(Protocol):
     """Latent tensors by name, in a fixed order, and the merged weights made of them."""
 
     @property
-    def latents(self) -> dict[str, Tensor]: ...
+    def latents(self) -> dict[str, Tensor]:
+        """What is trained, name -> float32 leaf."""
+        ...
 
     def merged(self) -> dict[str, Tensor]:
         """Float32 merged weights without identity, differentiable in the latents."""
@@ -66,6 +68,7 @@ class FloatParameters:
 
     @property
     def latents(self) -> dict[str, Tensor]:
+        """The kernels of every block, name -> float32 leaf."""
         return dict(self._form.kernels.items())
 
     def merged(self) -> dict[str, Tensor]:
@@ -73,6 +76,7 @@ class FloatParameters:
 
     @property
     def steps(self) -> Mapping[str, float]:
+        """Empty: nothing is rounded yet."""
         return {}
 
     def rate_bits(self) -> Tensor | None:

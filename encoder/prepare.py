@@ -88,6 +88,7 @@ class PreparedSource:
 
     @property
     def is_mezzanine(self) -> bool:
+        """Has the source been converted into another file?"""
         return self.path != self.original
 
 

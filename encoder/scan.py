@@ -42,6 +42,7 @@ class Scan:
 
     @property
     def num_frames(self) -> int:
+        """Frames that were decoded."""
         return len(self.pts)
 
 

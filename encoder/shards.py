@@ -74,6 +74,7 @@ class ShardSettings:
 
     @property
     def coded_patch(self) -> int:
+        """Side of a patch in coded luma pixels."""
         return int(PATCH_SOURCE_SIZE / self.scale)
 
     def folder(self, work: Path) -> Path:

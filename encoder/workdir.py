@@ -27,10 +27,12 @@ class WorkDir:
 
     @property
     def stream(self) -> Path:
+        """The coded stream."""
         return self.path / f"stream{self.suffix}"
 
     @property
     def weights(self) -> Path:
+        """The weights file."""
         return self.path / "title.weights"
 
     @property
@@ -40,6 +42,7 @@ class WorkDir:
 
     @property
     def checkpoint(self) -> Checkpoint:
+        """Where the fit goes on from."""
         return Checkpoint(self.path / "fit.safetensors")
 
     @property

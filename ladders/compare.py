@@ -98,6 +98,7 @@ class EqualTop:
 
     @property
     def saved_percent(self) -> float:
+        """What ours saves, percent of Apple's kb/s; below 0: it costs more."""
         return 100 * (1 - self.ours_kbps / self.apple_kbps)
 
 

@@ -70,6 +70,7 @@ class FinalRung:
 
     @property
     def name(self) -> str:
+        """As the rung that was foretold."""
         return self.foretold.name
 
 

@@ -52,6 +52,7 @@ class OperatingPoint:
 
     @property
     def stream_kbps(self) -> float:
+        """Kilobits (1000) per second of the stream alone."""
         return self.rate.stream_kbps
 
     @property

@@ -62,6 +62,7 @@ class Track:
 
     @property
     def num_frames(self) -> int:
+        """Frames of all segments."""
         return sum(segment.num_frames for segment in self.segments)
 
     @property
@@ -76,10 +77,12 @@ class Track:
 
     @property
     def duration_seconds(self) -> Fraction:
+        """Seconds of all segments together, exact."""
         return sum(self.seconds, Fraction(0))
 
     @property
     def starts_seconds(self) -> tuple[Fraction, ...]:
+        """Where each segment starts, in seconds, exact."""
         return tuple(Fraction(s.start, self.ticks_per_second) for s in self.segments)
 
 

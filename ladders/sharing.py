@@ -50,6 +50,7 @@ class Loss:
 
     @property
     def is_small(self) -> bool:
+        """May the rung take the other's weights?"""
         return self.quality <= _MOST_QUALITY and self.lpips <= _MOST_LPIPS
 
 

@@ -76,6 +76,7 @@ class Targets:
 
     @property
     def all(self) -> tuple[Target, ...]:
+        """The floors, then the ceiling where there is one."""
         return self.floors + (() if self.ceiling is None else (self.ceiling,))
 
     @property

@@ -48,10 +48,12 @@ class Title:
 
     @property
     def is_whole(self) -> bool:
+        """Do probes see every frame?"""
         return self.ranges == ((0, self.num_frames),)
 
     @property
     def sample_frames(self) -> int:
+        """Frames that probes see."""
         return sum(count for _, count in self.ranges)
 
     @property
