@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +36,7 @@ from codecaux.ffmpeg import Ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import StreamHash
 from codecaux.quantise import QuantisedTensor
-from codecaux.video import Colour, Frame, Geometry, VideoFormat
+from codecaux.video import Colour, Frame, VideoFormat
 from codecaux.weightsfile import (
     WeightSet,
     WeightsFile,
@@ -46,6 +45,7 @@ from codecaux.weightsfile import (
     reconstruct,
     unpack,
 )
+from stripes import STRIPES, stripe_pairs
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(
@@ -54,26 +54,12 @@ SETTINGS = FitSettings(
 START = get_base(GENERATED_BASE_ID, TINY)
 
 
-def _frames(count: int = 4) -> Iterator[tuple[Frame, Frame]]:
-    """Stripes and their 2x2 means; from the middle on they run across and are inverted."""
-    for t in range(count):
-        rows, columns = np.mgrid[0:96, 0:96]
-        if t < count // 2:
-            wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
-        else:
-            wave = -np.sign(np.sin((columns * 0.2 - rows * 0.9 + 2 * t) * 0.8))
-        y = (128 + 70 * wave).astype(np.uint8)
-        coded = y.reshape(48, 2, 48, 2).mean((1, 3)).astype(np.uint8)
-        grey = [np.full((n, n), 128, np.uint8) for n in (24, 48)]
-        yield Frame(coded, grey[0], grey[0], t), Frame(y, grey[1], grey[1], t)
-
-
 @pytest.fixture(scope="module")
 def banks() -> list[PatchBank]:
-    geometry, format = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
     training = BankSettings(patch=24)
     wanted = (training, check_settings(training))
-    return drain(build_banks(_frames(8), 8, geometry, format, 8, wanted))
+    pairs = stripe_pairs(8, turned_from=4)
+    return drain(build_banks(pairs, 8, STRIPES, VideoFormat(96, 96), 8, wanted))
 
 
 def _task(banks: list[PatchBank], **changes: object) -> FitTask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,6 @@ from codecaux.decoder.play import PlaySettings, play
 from codecaux.decoder.verify import verify
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
-from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.encode import EncodeResult, encode
@@ -34,8 +32,8 @@ from codecaux.events import Progress, drain
 from codecaux.frames import read_frames
 from codecaux.ladders.commands import encode_command
 from codecaux.probe import probe
-from codecaux.video import Frame, Geometry, VideoFormat
 from codecaux.weightsfile import read_weights
+from stripes import stripe_bank
 
 TWO = replace(net_config("tiny", Fraction(2)), heads=2)
 FIT = FitSettings(steps=10, batch=1, patch=24, objective="fused", sharpen=0.3)
@@ -103,20 +101,9 @@ def test_verify_knows_two_heads(encoded: EncodeResult) -> None:
 # ------------------------------------------------------------------------------------------ the fit
 
 
-def _pairs() -> Iterator[tuple[Frame, Frame]]:
-    for t in range(4):
-        rows, columns = np.mgrid[0:96, 0:96]
-        wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
-        y = (128 + 70 * wave).astype(np.uint8)
-        coded = y.reshape(48, 2, 48, 2).mean((1, 3)).astype(np.uint8)
-        grey = [np.full((n, n), 128, np.uint8) for n in (24, 48)]
-        yield Frame(coded, grey[0], grey[0], t), Frame(y, grey[1], grey[1], t)
-
-
 @pytest.fixture(scope="module")
 def bank() -> PatchBank:
-    geometry, layout = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
-    return drain(build_bank(_pairs(), 4, geometry, layout, 8, BankSettings(patch=24)))
+    return stripe_bank(4, BankSettings(patch=24))
 
 
 def _task(bank: PatchBank) -> FitTask:

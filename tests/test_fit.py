@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,6 @@ from codecaux.colour import Planes
 from codecaux.decoder.planes import enhance_planes
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
-from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.gauss_newton import sensitivities, step_sizes
@@ -28,28 +26,16 @@ from codecaux.encoder.settings import FitSettings
 from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Event, Notice, Progress, drain
 from codecaux.network import with_identity
-from codecaux.video import Frame, Geometry, VideoFormat
 from codecaux.weightsfile import reconstruct
+from stripes import stripe_bank
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(steps=60, batch=4, patch=24, objective="fidelity", seed=3)
 
 
-def _frames() -> Iterator[tuple[Frame, Frame]]:
-    """A moving sharp stripe pattern and its 2x2 means: what was lost can be learnt."""
-    for t in range(4):
-        rows, columns = np.mgrid[0:96, 0:96]
-        wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
-        y = (128 + 70 * wave).astype(np.uint8)
-        coded = y.reshape(48, 2, 48, 2).mean((1, 3)).astype(np.uint8)
-        grey = [np.full((n, n), 128, np.uint8) for n in (24, 48)]
-        yield Frame(coded, grey[0], grey[0], t), Frame(y, grey[1], grey[1], t)
-
-
 @pytest.fixture(scope="module")
 def bank() -> PatchBank:
-    geometry, format = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
-    return drain(build_bank(_frames(), 4, geometry, format, 8, BankSettings(patch=24)))
+    return stripe_bank(4, BankSettings(patch=24))
 
 
 def _task(bank: PatchBank, settings: FitSettings = SETTINGS) -> FitTask:

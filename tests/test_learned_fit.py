@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,6 @@ from codecaux.architecture import net_config
 from codecaux.bases import GENERATED_BASE_ID, get_base, parse_base
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
-from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.critic import LearnedLoss
@@ -32,8 +30,9 @@ from codecaux.encoder.stream import StreamSettings
 from codecaux.errors import FitError, LpipsUnavailableError, UsageError
 from codecaux.events import Event, Notice, Progress, drain
 from codecaux.lpips import Lpips
-from codecaux.video import Colour, Frame, Geometry, VideoFormat
+from codecaux.video import Colour
 from codecaux.weightsfile import read_weights, reconstruct
+from stripes import stripe_bank
 
 TINY = net_config("tiny", Fraction(2))
 SETTINGS = FitSettings(steps=40, batch=3, patch=24, objective="learned", seed=3)
@@ -50,22 +49,10 @@ def _small(objective: Objective) -> Objective:
 LEARNED = _small(OBJECTIVES["learned"])
 
 
-def _frames() -> Iterator[tuple[Frame, Frame]]:
-    """A moving sharp stripe pattern and its 2x2 means: what was lost can be learnt."""
-    for t in range(4):
-        rows, columns = np.mgrid[0:96, 0:96]
-        wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
-        y = (128 + 70 * wave).astype(np.uint8)
-        coded = y.reshape(48, 2, 48, 2).mean((1, 3)).astype(np.uint8)
-        grey = [np.full((n, n), 128, np.uint8) for n in (24, 48)]
-        yield Frame(coded, grey[0], grey[0], t), Frame(y, grey[1], grey[1], t)
-
-
 @pytest.fixture(scope="module")
 def bank() -> PatchBank:
-    geometry, format = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
     settings = BankSettings(patch=24, around=32, coded_around=True)
-    return drain(build_bank(_frames(), 4, geometry, format, 8, settings))
+    return stripe_bank(4, settings)
 
 
 def _task(

@@ -20,7 +20,6 @@ from codecaux.decoder.load import open_enhancer
 from codecaux.describe import describe, describe_rows
 from codecaux.device import Device, choose_device
 from codecaux.encoder.bank import RUN_FRAMES, BankSettings, PatchBank
-from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.cuts import cuts_among, find_cuts
@@ -36,7 +35,7 @@ from codecaux.events import Progress, drain
 from codecaux.frames import read_frames
 from codecaux.hevc import StreamHash
 from codecaux.quantise import QuantisedTensor
-from codecaux.video import Colour, Frame, Geometry, VideoFormat
+from codecaux.video import Colour, Frame
 from codecaux.weightsfile import (
     WeightSet,
     WeightsFile,
@@ -46,6 +45,7 @@ from codecaux.weightsfile import (
     reconstruct,
     unpack,
 )
+from stripes import stripe_bank, stripe_pairs
 
 TINY = net_config("recurrent-tiny", Fraction(2))
 
@@ -59,21 +59,9 @@ def device() -> Device:
 # ------------------------------------------------------------------------------------------ runs
 
 
-def _pairs(count: int, size: int = 96) -> Iterator[tuple[Frame, Frame]]:
-    """A moving sharp stripe pattern and its 2x2 means; the corner's sample says which frame."""
-    for t in range(count):
-        rows, columns = np.mgrid[0:size, 0:size]
-        wave = np.sign(np.sin((columns * 0.7 + rows * 0.3 + 3 * t) * 0.9))
-        y = (128 + 70 * wave).astype(np.uint8)
-        coded = y.reshape(size // 2, 2, size // 2, 2).mean((1, 3)).astype(np.uint8)
-        small, large = (np.full((n, n), 100 + t, np.uint8) for n in (size // 4, size // 2))
-        yield Frame(coded, small, small, t), Frame(y, large, large, t)
-
-
 def _bank(count: int, **changes: object) -> PatchBank:
     settings = BankSettings(**({"patch": 24, "run": 4} | changes))  # type: ignore[arg-type]
-    geometry, layout = Geometry(96, 96, Fraction(2)), VideoFormat(96, 96)
-    return drain(build_bank(_pairs(count), count, geometry, layout, 8, settings))
+    return stripe_bank(count, settings, is_numbered=True)
 
 
 def test_a_run_is_one_place_in_consecutive_frames_of_one_scene() -> None:
@@ -89,7 +77,7 @@ def test_a_run_is_one_place_in_consecutive_frames_of_one_scene() -> None:
     for planes in (bank.coded, bank.source):
         np.testing.assert_array_equal(planes[1][:, 0, 0], 100 + bank.frame)
     places = _bank(7, resets=()).coded[0].reshape(-1, 4, 24, 24)
-    frames = [coded.y for coded, _ in _pairs(7)]
+    frames = [coded.y for coded, _ in stripe_pairs(7, is_numbered=True)]
     for run, first in zip(places, _bank(7).frame.reshape(-1, 4)[:, 0], strict=True):
         corners = [(top, left) for top in (0, 24) for left in (0, 24)]
         assert any(
