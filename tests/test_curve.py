@@ -38,16 +38,23 @@ GRID = CurveSettings(crfs=(18.0, 24.0, 30.0), scales=(Fraction(2), Fraction(1)))
 SMALL = ("--net", "tiny", "--steps", "10", "--objective", "fidelity", "--preset", "ultrafast")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def wide(make_clip: Callable[..., Path]) -> Path:
     return make_clip("wide.mkv", size=(256, 160), frames=24)
 
 
-@pytest.fixture
-def prober(wide: Path, tmp_path: Path) -> Prober:
+@pytest.fixture(scope="module")
+def opened(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Prober:
+    """Surveyed once: the survey reads all of the title."""
     settings = EncodeSettings(str(wide), Path("o.mp4"), Path("o.weights"), net="tiny", device="cpu")
-    cache = Cache.open(tmp_path / "cache")
+    cache = Cache.open(tmp_path_factory.mktemp("survey"))
     return drain(open_prober(str(wide), settings, SamplingSettings(), cache))
+
+
+@pytest.fixture
+def prober(opened: Prober, tmp_path: Path) -> Prober:
+    """With a cache of the test's own."""
+    return replace(opened, cache=Cache.open(tmp_path / "cache"))
 
 
 # ------------------------------------------------------------------------------------------ chosen

@@ -21,7 +21,7 @@ from codecaux.encoder.bank import BankSettings, PatchBank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.encode import EncodeResult, encode
-from codecaux.encoder.fit import FitTask, fit
+from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.headstart import weights_to_start_from
 from codecaux.encoder.objective import OBJECTIVES, LossTerms
 from codecaux.encoder.pretrain import PretrainSettings, pretrain
@@ -112,19 +112,28 @@ def _task(bank: PatchBank) -> FitTask:
     return FitTask(TWO, GENERATED_BASE_ID, bank, terms, device, replace(FIT, steps=40, batch=2))
 
 
+@pytest.fixture(scope="module")
+def whole_fit(bank: PatchBank, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """What a fit ends with that nobody stops."""
+    return drain(fit(_task(bank), Checkpoint(tmp_path_factory.mktemp("whole") / "c"), 10))
+
+
 @pytest.mark.parametrize("stop_after", [10, 35])
 def test_a_killed_fit_of_two_heads_ends_as_a_whole_one(
-    bank: PatchBank, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+    bank: PatchBank,
+    whole_fit: FitResult,
+    tmp_path: Path,
+    stop_after: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("codecaux.encoder.loop._CHECKPOINT_SECONDS", 0.0)
     task = _task(bank)
-    whole = drain(fit(task, Checkpoint(tmp_path / "whole"), 10))
     cut = Checkpoint(tmp_path / "cut")
     for event in fit(task, cut, 10):
         if isinstance(event, Progress) and event.done >= stop_after:
             break
     resumed = drain(fit(task, cut, 10))
-    expected, got = whole.sets[0].tensors, resumed.sets[0].tensors
+    expected, got = whole_fit.sets[0].tensors, resumed.sets[0].tensors
     assert expected.keys() == got.keys()
     assert {"last.weight", "perceptual.weight"} <= expected.keys()
     for name, tensor in expected.items():
@@ -132,7 +141,7 @@ def test_a_killed_fit_of_two_heads_ends_as_a_whole_one(
         assert tensor.step == got[name].step
     # Both heads have moved, and not alike.
     assert not np.array_equal(expected["last.weight"].values, expected["perceptual.weight"].values)
-    assert whole.choices[0].loss < check_loss(task, get_base(task.base_id, task.config))
+    assert whole_fit.choices[0].loss < check_loss(task, get_base(task.base_id, task.config))
 
 
 # ------------------------------------------------------------------------------------ what is told

@@ -87,13 +87,22 @@ def test_a_fit_beside_a_loss_network_gains_by_its_own_measure(
     assert result.choices[0].loss == pytest.approx(check_loss(task, shown))
 
 
+@pytest.fixture(scope="module")
+def whole_fit(bank: PatchBank, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """What a fit ends with that nobody stops."""
+    return drain(fit(_task(bank), Checkpoint(tmp_path_factory.mktemp("whole") / "c"), 10))
+
+
 @pytest.mark.parametrize("stop_after", [20, 40])
 def test_a_killed_fit_ends_as_an_uninterrupted_one(
-    bank: PatchBank, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+    bank: PatchBank,
+    whole_fit: FitResult,
+    tmp_path: Path,
+    stop_after: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed in the float phase and in the rounding phase: the loss network goes on, too."""
     monkeypatch.setattr("codecaux.encoder.loop._CHECKPOINT_SECONDS", 0.0)
-    whole = drain(fit(_task(bank), Checkpoint(tmp_path / "whole"), 10))
     cut = Checkpoint(tmp_path / "cut")
     for event in fit(_task(bank), cut, 10):
         if isinstance(event, Progress) and event.done >= stop_after:
@@ -104,8 +113,8 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(
     assert any(name.startswith("adam/") for name in state.critic)
     assert any(name.startswith("judge/") for name in state.critic)
     resumed = drain(fit(_task(bank), cut, 10))
-    assert _same(whole, resumed)
-    assert resumed.choices[0].loss == whole.choices[0].loss
+    assert _same(whole_fit, resumed)
+    assert resumed.choices[0].loss == whole_fit.choices[0].loss
 
 
 def test_a_checkpoint_without_a_loss_network_warms_one_up(bank: PatchBank, tmp_path: Path) -> None:
@@ -245,7 +254,7 @@ def test_pretraining_beside_a_loss_network_resumes_exactly(
     settings = PretrainSettings(
         folders=(photos,),
         output=tmp_path / "whole.safetensors",
-        work=tmp_path / "whole",
+        work=tmp_path / "work",
         net="tiny",
         preset="ultrafast",
         steps=6,
@@ -255,7 +264,8 @@ def test_pretraining_beside_a_loss_network_resumes_exactly(
     )
     events: list[Event] = list(pretrain(settings, CPU, None))
     assert sum("its own loss" in e.message for e in events if isinstance(e, Notice)) == 1
-    cut = replace(settings, output=tmp_path / "cut.safetensors", work=tmp_path / "cut")
+    # The shards are those of the first; the checkpoint has the output's name.
+    cut = replace(settings, output=tmp_path / "cut.safetensors")
     for event in pretrain(cut, CPU, None):
         if isinstance(event, Progress) and event.stage == "train" and event.done >= 4:
             break
