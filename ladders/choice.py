@@ -1,7 +1,7 @@
 """Which heights a ladder is probed at, and which of the probed points become its rungs. Pure.
 
 source's size, what is asked for ─> scales of the grid
-hull over log rate ─ trimmed at its top ─ spread ─> rungs
+candidates, the hull over log rate ─ trimmed at its top ─ spread ─> rungs
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from codecaux.ladders.probes import Probe
 from codecaux.ladders.rd import (
     RdPoint,
     capped,
+    convex_hull,
     distinct,
+    pareto,
     rungs_by_count,
     rungs_by_rates,
     rungs_by_step,
 )
 from codecaux.video import Geometry
 
-__all__ = ["SAME_QUALITY", "choose_rungs", "grid_scales", "probes_between", "trimmed"]
+__all__ = [
+    "SAME_QUALITY",
+    "candidates",
+    "choose_rungs",
+    "grid_scales",
+    "probes_between",
+    "trimmed",
+]
 
 # Rungs that differ by less VMAF score the same: nobody sees which one is shown.
 SAME_QUALITY = 1.0
@@ -101,6 +110,23 @@ def trimmed(hull: Sequence[RdPoint], settings: LadderSettings) -> list[RdPoint]:
     kept = list(hull[: enough[0] + 1]) if enough else list(hull)
     below = distinct(kept[:-1], SAME_QUALITY)
     return [p for p in below if kept[-1].quality - p.quality >= SAME_QUALITY] + kept[-1:]
+
+
+def candidates(points: Sequence[RdPoint], settings: LadderSettings) -> list[RdPoint]:
+    """What rungs may be chosen among, rising in rate: the hull over log rate.
+
+    With ``rates_kbps`` every point that none beats, with ``top`` the hull of what is cheaper than
+    the cheapest point that is as good, and that point: probes made to fall just there often lie a
+    little below the chord between two of the grid.
+    """
+    if settings.rates_kbps:
+        return pareto(points)
+    enough = [point for point in points if settings.top and point.quality >= settings.top]
+    if not enough:
+        return convex_hull(points, "log rate")
+    end = min(enough, key=lambda point: (point.kbps, -point.quality))
+    below = [point for point in points if point.kbps < end.kbps and point.quality < end.quality]
+    return convex_hull([*below, end], "log rate")
 
 
 def choose_rungs(hull: Sequence[RdPoint], settings: LadderSettings) -> list[RdPoint]:

@@ -27,7 +27,7 @@ from codecaux.events import Events, Notice
 from codecaux.hevc import hash_stream
 from codecaux.ladderindex import LadderIndex, RungEntry
 from codecaux.ladders.cache import Cache
-from codecaux.ladders.choice import choose_rungs, grid_scales, probes_between
+from codecaux.ladders.choice import candidates, choose_rungs, grid_scales, probes_between
 from codecaux.ladders.compare import plain_hull
 from codecaux.ladders.curve import as_error, choice_metric, hull_of, open_prober
 from codecaux.ladders.finals import FinalRung, Foretold, make_finals, on_the_grid
@@ -169,7 +169,7 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         x265_points=tuple(theirs),
         hull=tuple(hull),
         plain=tuple(plain_hull(mine, theirs, metric, wanted.pool)),
-        rungs=tuple(_chosen(hull, metric, wanted)),
+        rungs=tuple(_chosen(mine, metric, wanted)),
         failures={probe.label: failure for probe, failure in failures.items()},
         num_cached=run.num_cached,
     )
@@ -179,10 +179,10 @@ def _hull(points: Mapping[Probe, OperatingPoint], metric: str, pool: str) -> lis
     return hull_of([p for p in points.values() if p.family == "ours"], metric, pool)
 
 
-def _chosen(hull: Sequence[OperatingPoint], metric: str, wanted: LadderSettings) -> list[Foretold]:
-    by_rd = {point.rd_point(metric, wanted.pool): point for point in hull}
-    chosen = choose_rungs([rd for rd in by_rd if rd is not None], wanted)
-    points = [by_rd[rd] for rd in chosen]
+def _chosen(made: Sequence[OperatingPoint], metric: str, wanted: LadderSettings) -> list[Foretold]:
+    by_rd = {point.rd_point(metric, wanted.pool): point for point in made}
+    rated = candidates([rd for rd in by_rd if rd is not None], wanted)
+    points = [by_rd[rd] for rd in choose_rungs(rated, wanted)]
     return [Foretold(Probe(point.crf, point.scale), point) for point in points]
 
 

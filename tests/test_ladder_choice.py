@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from codecaux.errors import UsageError
 from codecaux.ladders.charts import Chart, Series, chart_svg, log_ticks, ticks
-from codecaux.ladders.choice import choose_rungs, grid_scales, probes_between, trimmed
+from codecaux.ladders.choice import candidates, choose_rungs, grid_scales, probes_between, trimmed
 from codecaux.ladders.compare import (
     APPLE_HEVC,
     RatedRung,
@@ -120,6 +120,17 @@ def test_a_top_is_reached_by_the_cheapest_point_that_does() -> None:
     assert trimmed(HULL, replace(SETTINGS, top=99.0))[-1].quality == 92.5
     # What scores the same as the top gives way to it, not the other way round.
     assert [p.quality for p in trimmed(HULL, replace(SETTINGS, top=99.0))][-2:] == [90, 92.5]
+
+
+def test_a_probe_made_for_the_top_or_a_rate_counts_though_it_lies_below_the_chord() -> None:
+    low, between, high = RdPoint(400, 80), RdPoint(800, 85), RdPoint(1200, 92)
+    points = [high, low, between, RdPoint(900, 84)]
+    assert candidates(points, SETTINGS) == [low, high]
+    assert candidates(points, replace(SETTINGS, top=84.5)) == [low, between]
+    assert candidates(points, replace(SETTINGS, top=91.0)) == [low, high]
+    assert candidates(points, replace(SETTINGS, top=99.0)) == [low, high]
+    asked = replace(SETTINGS, rates_kbps=(500.0, 1000.0))
+    assert choose_rungs(candidates(points, asked), asked) == [low, between]
 
 
 def test_rungs_by_step_count_and_rate() -> None:
