@@ -41,6 +41,8 @@ from codecaux.scores import POOLS
 
 # Apple's ladder is cut at heights up to the source's: below this there is only one rung of it.
 _LEAST_HEIGHT = APPLE_HEVC[1][0]
+# Options that decide where things lie, not what they are.
+_PATHS = ("clips", "lpips_weights", "work", "output")
 
 
 def main() -> int:
@@ -56,7 +58,8 @@ def main() -> int:
             traceback.print_exc()
             failures.append(f"{clip.stem}: {type(error).__name__}: {error}")
     if found:
-        settings = {name: str(value) for name, value in vars(options).items() if name != "clips"}
+        asked = {name: value for name, value in vars(options).items() if name not in _PATHS}
+        settings = {name: str(value) for name, value in asked.items()}
         write_results(options.output, "ladder", settings, [_row(result) for result in found])
         if options.output is not None:
             _write_rungs(options.output.with_name(options.output.stem + "-rungs.tsv"), found)
