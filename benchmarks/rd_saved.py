@@ -13,9 +13,9 @@ from codecaux.scores import LOWER_IS_BETTER
 SAVED_METRICS = ("vmaf_v1", "vmaf_v061_neg", "lpips", "psnr_y_db")
 
 
-def read_x265(path: Path) -> dict[str, list[dict[str, str]]]:
+def read_x265(path: str | Path) -> dict[str, list[dict[str, str]]]:
     """Clip -> its x265 points at the source's size, of the TSV that rd.py writes."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with Path(path).open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["family"] == "x265"]
     return {clip: [r for r in rows if r["clip"] == clip] for clip in {r["clip"] for r in rows}}
 

@@ -159,7 +159,7 @@ def test_what_a_point_saves_is_read_off_x265s_curve(
     lines += ["a\tfit\t400\t95\t0.05"]
     table = tmp_path / "rd.tsv"
     table.write_text("\n".join(lines) + "\n")
-    x265 = read_x265(table)["a"]
+    x265 = read_x265(str(table))["a"]
     assert len(x265) == 2
     assert saved_percent(x265, "vmaf_v1", 90.0, 750.0) == pytest.approx(-25.0)
     assert saved_percent(x265, "lpips", 0.2, 600.0) == pytest.approx(20.0)
