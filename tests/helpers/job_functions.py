@@ -42,9 +42,10 @@ def die(arguments: Mapping[str, Any]) -> Events[dict[str, Any]]:
 
 def sleep(arguments: Mapping[str, Any]) -> Events[dict[str, Any]]:
     """Until it is interrupted; leaves a file that says that it was."""
-    Path(arguments["started"]).write_text(str(os.getpid()))
     yield Notice("sleeping", "warning")
     try:
+        # In here: whoever sees the file may interrupt at once.
+        Path(arguments["started"]).write_text(str(os.getpid()))
         time.sleep(60)
     except KeyboardInterrupt:
         Path(arguments["stopped"]).write_text("interrupted")
