@@ -61,7 +61,6 @@ class PlainPair:
 
     @property
     def enhanced(self) -> Frame:
-        """The plain picture itself."""
         return self.base
 
 
