@@ -27,7 +27,9 @@ _PROGRESS_SECONDS = 1.0
 
 def main() -> int:
     """Read the task, do it, say what came of it; 0 where an outcome was given."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a command that a shell put into the background ignores it, and so would we.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     # Only outcomes may stand on stdout, whatever a library prints.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

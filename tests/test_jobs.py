@@ -136,6 +136,15 @@ def test_who_goes_away_takes_the_workers_along(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.stopped"))) == 2
 
 
+def test_workers_of_a_command_in_the_background_are_stopped_too(tmp_path: Path) -> None:
+    """A shell without job control starts what is in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        test_who_goes_away_takes_the_workers_along(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_workers_of_a_killed_parent_stop_by_themselves(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom codecaux.events import drain\n"
