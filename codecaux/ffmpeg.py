@@ -272,6 +272,11 @@ class FfmpegFeed:
         """Write all of ``data``; blocks while the program is busy."""
         try:
             self._child.stdin.write(data)
+        except ValueError as error:
+            if not self._child.stdin.closed:
+                raise
+            # Another thread has aborted it between two writes.
+            self._fail_after_broken_pipe(error)
         except (BrokenPipeError, OSError) as error:
             self._fail_after_broken_pipe(error)
 
@@ -313,7 +318,7 @@ class FfmpegFeed:
         else:
             self.kill()
 
-    def _fail_after_broken_pipe(self, error: OSError) -> None:
+    def _fail_after_broken_pipe(self, error: OSError | ValueError) -> None:
         # The program stopped reading: what it said and its exit code are the real story.
         self.close()
         raise ToolFailedError(

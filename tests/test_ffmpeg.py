@@ -218,3 +218,10 @@ def test_feed_object_killed_by_an_exception(tmp_path: Path) -> None:
     fake = impostor(tmp_path, "#!/bin/sh\nexec sleep 100\n")
     with pytest.raises(ZeroDivisionError), FfmpegFeed(fake, []):
         raise ZeroDivisionError
+
+
+def test_writing_after_another_thread_has_stopped_the_program(ffmpeg: Ffmpeg) -> None:
+    feed = FfmpegFeed(ffmpeg, [*_raw(), "-f", "null", "-"])
+    feed.kill()
+    with pytest.raises(ToolFailedError):
+        feed.write(bytes(64))
