@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO
 
 import imageio_ffmpeg
@@ -25,6 +25,7 @@ from codecaux.errors import ToolError, ToolFailedError, ToolFeatureError, ToolMi
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
+    "PICTURE_INPUT",
     "BytesLike",
     "Ffmpeg",
     "FfmpegFeed",
@@ -37,6 +38,12 @@ __all__ = [
 ]
 
 ENVIRONMENT_VARIABLE = "CODECAUX_FFMPEG"
+# ffmpeg's options for a file whose pictures are filtered. They are not turned, and where their
+# colour tags change on the way (titles joined of several) the filters are not made anew: those that
+# count frames would start again at 0. Size and layout do not change: encoder/scan.py sees to it.
+PICTURE_INPUT: Mapping[str, str | None] = MappingProxyType(
+    {"noautorotate": None, "reinit_filter": "0"}
+)
 
 _QUERY_TIMEOUT_SECONDS = 30.0
 _NO_SPACE = re.compile(r"no space left on device|not enough space|disk quota exceeded", re.I)

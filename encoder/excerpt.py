@@ -10,6 +10,7 @@ made of an excerpt is made by the same code as of a title: it is an ordinary Pre
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from codecaux.encoder.prepare import PreparedSource, lossless_arguments
 from codecaux.encoder.scan import fingerprint, scan
 from codecaux.errors import InputError, ToolFailedError
 from codecaux.events import Events, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
+from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg
 from codecaux.probe import probe
 from codecaux.video import ClipInfo, Colour, VideoFormat
 
@@ -47,6 +48,7 @@ def make_excerpt(
     """
     _check_ranges(source, ranges)
     total = sum(count for _, count in ranges)
+    started = time.monotonic()
     yield StageStarted(_STAGE, total)
     path = folder / "excerpt.mov"
     with atomic_path(path) as temporary:
@@ -76,7 +78,7 @@ def make_excerpt(
         start_seconds=Fraction(0),
     )
     write_atomic(folder / "excerpt.json", json.dumps(_to_json(result)).encode())
-    yield StageDone(_STAGE, 0.0)
+    yield StageDone(_STAGE, time.monotonic() - started)
     return result
 
 
@@ -114,7 +116,7 @@ def _check_ranges(source: PreparedSource, ranges: Sequence[Range]) -> None:
 
 def _arguments(source: PreparedSource, ranges: Sequence[Range], output: Path) -> list[str]:
     """ffmpeg's command line without the program. Pure."""
-    video = ffmpeg_python.input(file_argument(source.path), noautorotate=None)["V:0"]
+    video = ffmpeg_python.input(file_argument(source.path), **PICTURE_INPUT)["V:0"]
     tick = f"{source.info.time_base.numerator}/{source.info.time_base.denominator}"
     if not source.has_timestamps:
         video = video.filter("settb", expr=tick).filter("setpts", expr="N")

@@ -37,7 +37,14 @@ from codecaux.encoder.y4m import (
 )
 from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import BytesLike, Ffmpeg, file_argument, find_ffmpeg, iterate_ffmpeg
+from codecaux.ffmpeg import (
+    PICTURE_INPUT,
+    BytesLike,
+    Ffmpeg,
+    file_argument,
+    find_ffmpeg,
+    iterate_ffmpeg,
+)
 from codecaux.probe import matrix_of, probe
 from codecaux.video import ClipInfo, Colour, VideoFormat
 
@@ -316,7 +323,7 @@ def _mezzanine_arguments(job: _Job, output: Path) -> list[str]:
     name = "pipe:0" if job.stdin is not None else file_argument(job.info.path)
     options: dict[str, Any] = dict(job.input_arguments)
     if not job.is_headerless:
-        options["noautorotate"] = None
+        options |= PICTURE_INPUT
     video = ffmpeg_python.input(name, **options)["V:0"]
     for filter_name, arguments in job.filters:
         video = video.filter(filter_name, **dict(arguments))

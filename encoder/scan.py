@@ -29,6 +29,7 @@ _REPORT_EVERY = 50
 _TOLERATED_SHARE = 0.02
 _TOLERATED_FRAMES = 2
 _SAMPLE_BYTES = 1 << 20
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def scan(info: ClipInfo, *, stage: str = "check") -> Events[Scan]:
     """Decode every picture of ``info.path`` (nothing is kept but its timestamp).
 
     Raises InputError: no frames; a decoding error; fewer frames than the header claims
-    (truncated); a change of size; timestamps that repeat or run backwards.
+    (truncated); a change of size, pixel format or range; timestamps that repeat or run backwards.
     """
     tally = _Tally()
     with open_video(info.path) as source:
@@ -87,6 +88,7 @@ class _Tally:
     has_cut_packet: bool = False
     has_timestamps: bool = True
     last_duration: int = 0
+    layout: str = ""  # of the first picture, in words
 
     @property
     def num_frames(self) -> int:
@@ -113,7 +115,6 @@ class _Tally:
 
 
 def _pictures(source: VideoInput, info: ClipInfo, tally: _Tally) -> Iterator[Any]:
-    size = (info.format.width, info.format.height)
     try:
         for packet in source.container.demux(source.stream):
             tally.num_packets += packet.size > 0
@@ -121,16 +122,35 @@ def _pictures(source: VideoInput, info: ClipInfo, tally: _Tally) -> Iterator[Any
             for picture in packet.decode():
                 if picture.is_corrupt:
                     raise _cut(info, tally, "the decoder says the next one is corrupt")
-                if (picture.width, picture.height) != size:
-                    raise InputError(
-                        f"expected every frame of {info.path} to be {size[0]}x{size[1]}, got "
-                        f"{picture.width}x{picture.height} at frame {tally.num_frames}; split the "
-                        "file where its size changes"
-                    )
+                _check_same(picture, tally, info)
                 yield picture
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _cut(info, tally, f"decoding the next one fails ({reason})") from error
+
+
+def _check_same(picture: Any, tally: _Tally, info: ClipInfo) -> None:
+    expected, got = (info.format.width, info.format.height), (picture.width, picture.height)
+    if got != expected:
+        raise InputError(
+            f"expected every frame of {info.path} to be {expected[0]}x{expected[1]}, got "
+            f"{got[0]}x{got[1]} at frame {tally.num_frames}; split the file where its size changes"
+        )
+    layout = _describe_layout(picture)
+    tally.layout = tally.layout or layout
+    if layout != tally.layout:
+        raise InputError(
+            f"expected every frame of {info.path} to be {tally.layout}, got {layout} at frame "
+            f"{tally.num_frames}, and no stream can have both; split the file where it changes, or "
+            "convert it to one (ffmpeg -i in -vf scale=out_range=limited,format=yuv420p "
+            "-c:v ffv1 -c:a copy out.mkv)"
+        )
+
+
+def _describe_layout(picture: Any) -> str:
+    name = str(picture.format.name)
+    is_full = name.startswith("yuvj") or picture.color_range == _FULL_RANGE
+    return f"{name} of {'full' if is_full else 'limited'} range"
 
 
 def _check_whole(source: VideoInput, info: ClipInfo, tally: _Tally) -> None:

@@ -29,7 +29,7 @@ from codecaux.encoder.prepare import PreparedSource
 from codecaux.encoder.x265 import check_parameter
 from codecaux.errors import InputError, ToolFailedError, UsageError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
+from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg
 from codecaux.frames import decode_pictures
 from codecaux.video import Colour, Geometry
 
@@ -188,11 +188,11 @@ def _inputs(source: PreparedSource, tracks: TrackPlan) -> tuple[Any, list[Any]]:
     """The pictures, and the tracks to copy. Both files are put on one clock, the original's."""
     picture_file = file_argument(source.path)
     if source.original is None or not source.is_mezzanine:
-        only = ffmpeg_python.input(picture_file, noautorotate=None)
+        only = ffmpeg_python.input(picture_file, **PICTURE_INPUT)
         return only["V:0"], [only[specifier] for specifier in tracks.specifiers]
     # Left alone, ffmpeg starts every input at zero, and sound and picture would part.
     clock = {"copyts": None, "itsoffset": f"{-float(source.start_seconds):.6f}"}
-    pictures = ffmpeg_python.input(picture_file, noautorotate=None, **clock)
+    pictures = ffmpeg_python.input(picture_file, **PICTURE_INPUT, **clock)
     original = ffmpeg_python.input(file_argument(source.original), itsoffset=clock["itsoffset"])
     # Without a track the original would not be opened, but its metadata is wanted.
     specifiers = tracks.specifiers or (_NO_TRACK,)

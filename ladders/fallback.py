@@ -17,7 +17,7 @@ from codecaux.encoder.prepare import PreparedSource
 from codecaux.encoder.stream import PRESETS, StreamSettings, coded_pictures, timescale_of
 from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg, run_ffmpeg
+from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg, run_ffmpeg
 from codecaux.ladders.gops import h264_level, segment_frames
 from codecaux.ladders.segments import start_seconds
 from codecaux.video import Geometry
@@ -94,7 +94,7 @@ def fallback_arguments(
     """ffmpeg's command line without the program. Pure."""
     layout, fps = source.info.format, source.info.average_fps
     geometry = Geometry(layout.width, layout.height, settings.scale)
-    pictures = ffmpeg_python.input(file_argument(source.path), noautorotate=None)["V:0"]
+    pictures = ffmpeg_python.input(file_argument(source.path), **PICTURE_INPUT)["V:0"]
     stream = StreamSettings(settings.crf, scale=settings.scale)
     video = coded_pictures(pictures, source, stream, geometry)
     params = x264_params(fps, settings)

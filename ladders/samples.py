@@ -10,6 +10,7 @@ serve the whole title here too, and do not fit one scene as they could never fit
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -22,7 +23,7 @@ import ffmpeg as ffmpeg_python
 from codecaux.encoder.excerpt import Range
 from codecaux.encoder.prepare import PreparedSource
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
-from codecaux.ffmpeg import Ffmpeg, file_argument, iterate_ffmpeg
+from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg
 from codecaux.ladders.settings import SamplingSettings
 
 __all__ = ["choose_ranges", "detector_name", "find_cuts"]
@@ -73,6 +74,7 @@ def find_cuts(source: PreparedSource, ffmpeg: Ffmpeg) -> Events[list[int]]:
 
     By PySceneDetect where it is installed, else by ffmpeg's scene score. One pass of decoding.
     """
+    started = time.monotonic()
     yield StageStarted(_STAGE, source.num_frames)
     cuts = None
     if detector_name() != "ffmpeg":
@@ -82,7 +84,7 @@ def find_cuts(source: PreparedSource, ffmpeg: Ffmpeg) -> Events[list[int]]:
             yield Notice(f"PySceneDetect failed ({error}); ffmpeg finds the scenes", "warning")
     if cuts is None:
         cuts = yield from _by_ffmpeg(source, ffmpeg)
-    yield StageDone(_STAGE, 0.0)
+    yield StageDone(_STAGE, time.monotonic() - started)
     return [cut for cut in cuts if 0 < cut < source.num_frames]
 
 
@@ -95,7 +97,7 @@ def _by_scenedetect(path: Path) -> list[int]:
 def _by_ffmpeg(source: PreparedSource, ffmpeg: Ffmpeg) -> Events[list[int]]:
     """Frames that ffmpeg's ``scene`` score sets apart from the one before."""
     tick = f"{source.info.time_base.numerator}/{source.info.time_base.denominator}"
-    video = ffmpeg_python.input(file_argument(source.path.resolve()), noautorotate=None)["V:0"]
+    video = ffmpeg_python.input(file_argument(source.path.resolve()), **PICTURE_INPUT)["V:0"]
     # Numbers of frames as timestamps: what is printed is then the index itself.
     video = video.filter("settb", expr=tick).filter("setpts", expr="N")
     video = video.filter("scale", width=str(_SCORE_WIDTH), height="-2")
