@@ -171,8 +171,8 @@ class ClipInfo:
 class Geometry:
     """How a source's size, the coded stream's size and the scale factor hang together.
 
-    The source is padded on the right and the bottom by at most ``2 * scale`` pixels (edge
-    replicated) so that padded = scale * coded holds exactly and the coded size is even: no phase
+    The source is padded on the right and the bottom by fewer than 6 pixels (edge replicated) so
+    that padded = scale * coded holds exactly and both are even, so for their chroma too: no phase
     drift, any source size works. The player crops the enhanced picture to the source size.
     """
 
@@ -210,5 +210,6 @@ SCALES = (Fraction(2), Fraction(3, 2), Fraction(1))
 
 
 def _coded_size(size: int, scale: Fraction) -> int:
-    """Smallest even size with scale * coded >= size."""
-    return 2 * -(-size * scale.denominator // (2 * scale.numerator))
+    """Smallest size with scale * coded >= size where both are even (at 3/2 a multiple of 4)."""
+    step = 2 * scale.denominator
+    return step * -(-size // int(step * scale))

@@ -172,6 +172,25 @@ def test_odd_sizes_at_every_scale(
     assert result.geometry.padded_width >= 99
 
 
+@pytest.mark.parametrize("width", [124, 126, 127, 128])
+def test_no_drift_at_any_width(
+    make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg, width: int
+) -> None:
+    """Coded sample j lies at 1.5 (j + 1/2) - 1/2 among the source's, to the last one."""
+    waves = "geq=lum='128+80*sin(X/4)':cb='128+80*sin(X/4)':cr=128"
+    clip = make_clip(f"waves-{width}.mkv", size=(width, 64), frames=1, filters=waves)
+    scaled = replace(EXACT, scale=Fraction(3, 2))
+    frame = next(iter(read_frames(encoded(clip, tmp_path / "title.mp4", ffmpeg, scaled).path)))
+    # But for the padded edge, which a kernel of six source samples sees.
+    count = int((width - 6) / 1.5)
+    expected = 128 + 80 * np.sin((1.5 * (np.arange(4, count) + 0.5) - 0.5) / 4)
+    assert np.abs(frame.y[32, 4:count] - expected).max() < 4
+    # Chroma on the left: 2 j among the coded luma, 3 j + 1/4 among the source's, half of that.
+    chroma = np.arange(4, count // 2 - 2)
+    expected = 128 + 80 * np.sin((1.5 * chroma + 0.125) / 4)
+    assert np.abs(frame.u[16, chroma] - expected).max() < 4
+
+
 @pytest.mark.parametrize(
     ("location", "shift_x", "shift_y"),
     [("left", 0.25, 0.5), ("center", 0.5, 0.5), ("topleft", 0.25, 0.25)],
