@@ -23,7 +23,7 @@ import numpy as np
 
 from codecaux.atomic import atomic_path, write_atomic
 from codecaux.encoder.prepare import PreparedSource, lossless_arguments
-from codecaux.encoder.scan import fingerprint, scan
+from codecaux.encoder.scan import quick_fingerprint, scan
 from codecaux.errors import InputError, ToolFailedError
 from codecaux.events import Events, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg
@@ -73,7 +73,7 @@ def make_excerpt(
         duration_seconds=end,
         original=None,
         pts=counted.pts,
-        fingerprint=fingerprint(path),
+        fingerprint=quick_fingerprint(path),
         has_timestamps=True,
         start_seconds=Fraction(0),
     )
@@ -195,7 +195,7 @@ def _to_json(source: PreparedSource) -> dict[str, Any]:
 
 
 def _like(path: Path, record: dict[str, Any]) -> ClipInfo:
-    if fingerprint(path) != record["fingerprint"]:
+    if quick_fingerprint(path) != record["fingerprint"]:
         raise ValueError("another file")
     layout = dict(record["format"])
     colour = Colour(**layout.pop("colour"))

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from codecaux.atomic import atomic_path, write_atomic
 from codecaux.encoder.convert import Filter, SourceOptions, conversion
-from codecaux.encoder.scan import Scan, fingerprint, scan
+from codecaux.encoder.scan import Scan, fingerprint, quick_fingerprint, scan
 from codecaux.encoder.y4m import (
     check_y4m_whole,
     frame_bytes_of,
@@ -371,7 +371,7 @@ def _finish_mezzanine(job: _Job) -> Events[PreparedSource]:
             f"expected {expected} frames after conversion of {job.info.path}, got "
             f"{counted.num_frames}; the file may be damaged: re-encode or fetch it again"
         )
-    return _finish(job, info, counted, fingerprint(job.mezzanine))
+    return _finish(job, info, counted, quick_fingerprint(job.mezzanine))
 
 
 def _finish(job: _Job, info: ClipInfo, counted: Scan, identity: str) -> PreparedSource:

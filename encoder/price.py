@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,8 @@ def measure_price(
     """Code an excerpt of ``source`` twice into ``folder`` and compare; the files are removed."""
     excerpt = _middle(source)
     other = settings.crf + (_CRF_STEP if settings.crf + _CRF_STEP <= _MAX_CRF else -_CRF_STEP)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    folder.mkdir(parents=True)
     losses, sizes = [], []
     for crf in (settings.crf, other):
         stream = folder / f"price-{crf:g}.mkv"
@@ -76,7 +78,7 @@ def measure_price(
         losses.append(check_loss(replace(task, check=bank), base))
         sizes.append(stream.stat().st_size)
         stream.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     change = math.log(sizes[0] / sizes[1]) if sizes[0] != sizes[1] else 0.0
     slope = max(0.0, (losses[1] - losses[0]) / change) if change else 0.0
     yield Notice(f"1 % of the stream's bits is worth {slope / 100:.2g} of loss ({losses[0]:.4f})")

@@ -22,7 +22,7 @@ from codecaux.events import Events, Progress
 from codecaux.probe import VideoInput, open_video
 from codecaux.video import ClipInfo
 
-__all__ = ["Scan", "fingerprint", "scan"]
+__all__ = ["Scan", "fingerprint", "quick_fingerprint", "scan"]
 
 _REPORT_EVERY = 50
 # A header may count a frame or two that players never show; a cut file lacks far more.
@@ -70,8 +70,14 @@ def scan(info: ClipInfo, *, stage: str = "check") -> Events[Scan]:
 
 
 def fingerprint(path: Path) -> str:
-    """A cheap identity of a file's content: SHA-256 of its size and its first, middle and last
-    MiB. Renaming or touching a file does not change it."""
+    """SHA-256 of a file's content. Renaming or touching a file does not change it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quick_fingerprint(path: Path) -> str:
+    """Of a file that nobody edits, because we wrote it: SHA-256 of its size and its first, middle
+    and last MiB."""
     size_bytes = path.stat().st_size
     digest = hashlib.sha256(size_bytes.to_bytes(8, "little"))
     with path.open("rb") as file:

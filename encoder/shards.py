@@ -35,6 +35,7 @@ from codecaux.encoder.bank_builder import build_bank
 from codecaux.encoder.corpus import PHOTO_SIZE, Item, camera_move, read_rgb
 from codecaux.encoder.cuts import find_cuts
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
+from codecaux.encoder.scan import fingerprint
 from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
 from codecaux.errors import CodecauxError, InputError
 from codecaux.events import Events, Notice, Progress, drain
@@ -99,8 +100,8 @@ def make_shards(
     folder = settings.folder(work)
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (item, move, folder / f"{_item_key(item)}-{move}.safetensors")
-        for item in items
+        (item, move, folder / f"{key}-{move}.safetensors")
+        for item, key in zip(items, map(_item_key, items), strict=True)
         for move in range(settings.moves if item.kind == "photo" else 1)
     ]
     todo = [task for task in tasks if not task[2].exists()]
@@ -123,7 +124,7 @@ def make_shards(
 
 def _item_key(item: Item) -> str:
     """Stable under renaming of folders above, distinct for files of one name."""
-    digest = hashlib.sha256(f"{item.path.name}:{item.path.stat().st_size}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{item.path.name}:{fingerprint(item.path)}".encode()).hexdigest()
     return f"{item.path.stem[:40]}-{digest[:12]}"
 
 

@@ -26,7 +26,7 @@ from codecaux.colour import (
 from codecaux.encoder.corpus import Corpus, Item, find_items, read_rgb
 from codecaux.errors import InputError
 from codecaux.events import Events, Notice, Progress
-from codecaux.frames import read_frames
+from codecaux.frames import count_frames, read_frames
 from codecaux.probe import probe
 from codecaux.video import SampleArray, VideoFormat
 
@@ -95,7 +95,7 @@ def _pictures(item: Item, count: int, rng: np.random.Generator) -> Iterator[Tens
         yield from [rgb] * count
         return
     info = probe(item.path)
-    total = info.num_frames_from_header or count
+    total = info.num_frames_from_header or count_frames(item.path)
     # With repetition: a short video gives several patches of a frame.
     wanted = np.sort(rng.integers(0, total, count)).tolist()
     for index, frame in enumerate(read_frames(item.path, info=info)):

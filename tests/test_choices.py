@@ -275,6 +275,9 @@ def test_bits_are_worth_something(
     banks: list[PatchBank], prepared: PreparedSource, tmp_path: Path
 ) -> None:
     stream = StreamSettings(crf=30, preset="ultrafast")
+    left = tmp_path / "price" / ".price-30.0.part.mkv"  # by a run that was killed
+    left.parent.mkdir()
+    left.write_bytes(b"half a stream")
     price = drain(measure_price(prepared, stream, _task(banks), tmp_path / "price"))
     # d loss / d ln rate of a noisy clip: some percent of its loss (about 0.05).
     assert 1e-4 < price.slope < 0.05

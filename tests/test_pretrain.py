@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -129,6 +130,19 @@ def test_shards_are_made_once_and_stack(photos: Path, tmp_path: Path) -> None:
     assert len(half) == 8
     # Coded and source patches are of one place: their means agree but for what x265 took away.
     assert np.abs(bank.coded[0].mean((1, 2)) - bank.source[0].mean((1, 2))).max() < 4.0
+
+
+def test_raw_videos_of_one_name_and_size_have_shards_of_their_own(
+    make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    for number, source in enumerate(("testsrc2", "mandelbrot")):
+        raw = {"filters": "", "codec": "rawvideo", "size": (256, 224), "frames": 6}
+        made = make_clip(f"shard-{source}.y4m", source=source, **raw)
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(made, tmp_path / str(number) / "clip.y4m")
+    items = find_items([tmp_path / "0", tmp_path / "1"]).items
+    settings = ShardSettings(Fraction(2), preset="ultrafast", patches=2)
+    assert len(set(drain(make_shards(items, settings, tmp_path / "work", 1)))) == 2
 
 
 def test_equal_settings_make_equal_shards(photos: Path, tmp_path: Path) -> None:

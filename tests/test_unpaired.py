@@ -178,6 +178,17 @@ def test_patches_of_photos_and_videos(
     assert float(y.max()) <= 1.1
 
 
+def test_patches_come_from_the_whole_of_a_video(make_clip: MakeClip, tmp_path: Path) -> None:
+    # Matroska says no number of frames; the picture becomes bright in the second half.
+    late = "geq=lum='if(lt(N,20),20,200)':cb=128:cr=128"
+    made = make_clip("bright-late.mkv", frames=40, filters=late)
+    (tmp_path / "a.mkv").symlink_to(made)
+    items = find_folder(tmp_path, 32).items
+    patches = drain(load_patches(items, 32, 12, 0, 1 << 20))
+    bright = float((patches.y > 100).mean())
+    assert 0.2 < bright < 0.8
+
+
 def test_planes_of_a_grey_picture() -> None:
     y, u, v = to_planes(torch.full((1, 3, 8, 8), 0.25), VideoFormat(8, 8))
     torch.testing.assert_close(y, torch.full((1, 1, 8, 8), 0.25))
