@@ -30,8 +30,9 @@ from common import Timing, interleave, matrix_macs_per_second, write_results
 
 from codecaux.architecture import SrUnetConfig, net_config, parameter_shapes
 from codecaux.cli.main import keep_freed_memory
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.pipeline import OutputFormat, run_pipeline
+from codecaux.decoder.sets import FloatSet
 from codecaux.decoder.sinks import Y4mSink
 from codecaux.device import Device, choose_device
 from codecaux.encoder.convert import SourceOptions

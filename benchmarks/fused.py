@@ -23,7 +23,8 @@ from typing import Any
 
 from common import interleave, write_results
 
-from codecaux.decoder.enhance import Enhancer, FloatSet, float_sets
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import FloatSet, float_sets
 from codecaux.device import Device, choose_device
 from codecaux.encoder.encode import encode
 from codecaux.encoder.fusion_choice import fidelity_alone

@@ -37,7 +37,8 @@ from codecaux import __version__
 from codecaux.architecture import net_config
 from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import Device
 from codecaux.encoder.encode import encode
 from codecaux.encoder.headstart import HeadStart

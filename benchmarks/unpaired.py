@@ -30,7 +30,8 @@ from codecaux.architecture import net_config
 from codecaux.atomic import write_atomic
 from codecaux.bases import Base, base_bytes, parse_base
 from codecaux.colour import frame_to_rgb, planes_to_frame
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import Device, choose_device
 from codecaux.encoder.corpus import find_items, read_rgb
 from codecaux.encoder.parameters import FloatParameters

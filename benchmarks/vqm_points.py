@@ -33,8 +33,9 @@ from codecaux.architecture import merged_parameter_count, net_config
 from codecaux.atomic import atomic_path, write_atomic
 from codecaux.bases import default_base_id, get_base
 from codecaux.colour import frame_to_rgb
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.load import enhancer_for
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import Device
 from codecaux.encoder.bank import BankSettings
 from codecaux.encoder.bank_builder import build_banks

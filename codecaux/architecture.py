@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from codecaux.container import parse_json
 from codecaux.errors import UsageError, WeightsFormatError
 from codecaux.video import SCALES
 
@@ -307,8 +308,8 @@ def config_to_json(config: SrUnetConfig) -> str:
 
 def config_from_json(text: str) -> SrUnetConfig:
     """Parse and check :func:`config_to_json`'s output; WeightsFormatError on anything else."""
+    values: dict[str, Any] = parse_json(text, "the architecture record")
     try:
-        values: dict[str, Any] = json.loads(text)
         kind = values["kind"]
         if kind not in (_PLAIN_KIND, _RECURRENT_KIND):
             raise WeightsFormatError(
@@ -318,7 +319,7 @@ def config_from_json(text: str) -> SrUnetConfig:
         hidden, count = (0, 0) if state is None else _int_tuple(state, 2, _MAX_WIDTH)
         heads = _heads(values.get("heads", 1), 2 if kind == _PLAIN_KIND else 1)
         config = SrUnetConfig(
-            name=str(values["name"])[:64],
+            name=values["name"],
             widths=_int_tuple(values["widths"], 4, _MAX_WIDTH),  # type: ignore[arg-type]
             blocks=_int_tuple(values["blocks"], 7, _MAX_BLOCKS),  # type: ignore[arg-type]
             scale=_scale_from_text(values["scale"]),
@@ -326,7 +327,10 @@ def config_from_json(text: str) -> SrUnetConfig:
             hidden=hidden,
             global_filters=count,
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        # Names that are not known, and what goes without saying said, are refused too.
+        if values != json.loads(config_to_json(config)) or not isinstance(config.name, str):
+            raise ValueError("expected no names but those of the format")
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsFormatError(f"the architecture record is damaged: {error}") from error
     return config
 

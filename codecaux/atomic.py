@@ -27,11 +27,18 @@ def atomic_path(final: Path) -> Iterator[Path]:
         raise UsageError(
             f"expected the folder {final.parent} to exist for {final.name}; create it first"
         )
-    temporary = final.with_name(f".{final.stem[:100]}.{secrets.token_hex(4)}.part{final.suffix}")
+    if final.is_dir():
+        raise UsageError(f"expected a file for the output, got the folder {final}; name another")
+    # Names have at most 255 bytes, of which a character may take four.
+    stem = os.fsencode(final.stem)[:100].decode(errors="ignore")
+    temporary = final.with_name(f".{stem}.{secrets.token_hex(4)}.part{final.suffix}")
     try:
         yield temporary
-        _flush_file(temporary)
-        temporary.replace(final)
+        try:
+            _flush_file(temporary)
+            temporary.replace(final)
+        except OSError as error:
+            raise _write_error(final, error) from error
         _flush_folder(final.parent)
     except BaseException:
         with suppress(OSError):

@@ -112,7 +112,9 @@ def get_base(
         return _generated(config)
     found = _find(base_id)
     if found is None:
-        source = made_by or "the version named in the file's metadata (codecaux inspect shows it)"
+        # Text out of a file: escaped, as the id is.
+        named = "the version named in the file's metadata (codecaux inspect shows it)"
+        source = ascii(made_by[:64]) if made_by else named
         raise WeightsBaseError(
             f"these weights are a difference from the base {base_id[:64]!r}, which this version of "
             f"codecaux does not have (it has: {', '.join(known_base_ids())}); install {source}, "

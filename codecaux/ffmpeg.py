@@ -81,7 +81,8 @@ def find_ffmpeg(
                 f"expected ${ENVIRONMENT_VARIABLE} to name an ffmpeg program, got {explicit!r}, "
                 "which is none; correct it or unset it"
             )
-        ffmpeg = _inspect(found)
+        # Some jobs run in a folder of their own, where a relative name means another file.
+        ffmpeg = _inspect(str(Path(found).absolute()))
         _check_features(ffmpeg, require_encoders, require_filters)
         return ffmpeg
     return _search(require_encoders, require_filters)
@@ -94,7 +95,7 @@ def _search(encoders: Sequence[str], filters: Sequence[str]) -> Ffmpeg:
         if candidate is None:
             continue
         try:
-            ffmpeg = _inspect(candidate)
+            ffmpeg = _inspect(str(Path(candidate).absolute()))
             _check_features(ffmpeg, encoders, filters)
         except ToolError as problem:
             error = problem

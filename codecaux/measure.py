@@ -140,12 +140,17 @@ def to_bit_depth(frame: Frame, source: VideoFormat, target: VideoFormat) -> Fram
         return frame
     if source.bit_depth > target.bit_depth:
         raise InputError("expected to convert 8 bits to 10, got 10 to 8; compare at 10 bits")
-    y, u, v = (_widen(plane, full_range=source.colour.full_range) for plane in frame.planes)
+    y, u, v = (
+        _widen(plane, full_range=source.colour.full_range, is_chroma=index > 0)
+        for index, plane in enumerate(frame.planes)
+    )
     return Frame(y, u, v, frame.pts)
 
 
-def _widen(plane: SampleArray, *, full_range: bool) -> SampleArray:
-    wide = plane.astype(np.uint16)
-    return (
-        ((wide.astype(np.uint32) * 1023 + 127) // 255).astype(np.uint16) if full_range else wide * 4
-    )
+def _widen(plane: SampleArray, *, full_range: bool, is_chroma: bool) -> SampleArray:
+    if not full_range:
+        return plane.astype(np.uint16) * 4
+    # Neutral chroma is 128 of 255 and 512 of 1023.
+    zero, wide_zero = (128, 512) if is_chroma else (0, 0)
+    wide = np.rint((plane.astype(np.float64) - zero) * (1023 / 255)) + wide_zero
+    return wide.clip(0, 1023).astype(np.uint16)

@@ -45,7 +45,7 @@ def profiles_png(profile: Profile, labels: Mapping[str, str], title: str) -> byt
                 axes.set_ylabel(f"column {profile.column}, row")
             else:
                 axes.set_yticks([])
-        figure.suptitle(title, fontsize=10, y=1.0 - 6 / total[1])
+        figure.suptitle(title, parse_math=False, fontsize=10, y=1.0 - 6 / total[1])
 
     return _png(draw, (total[0] / _DPI, total[1] / _DPI), layout=None)
 
@@ -76,7 +76,7 @@ def curves_png(curves: Mapping[str, TemporalSteps], labels: Mapping[str, str], t
             rows[1].set_ylabel("tOF, px per frame")
             rows[1].set_ylim(bottom=0.0)
         rows[-1].set_xlabel("frame")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, parse_math=False, fontsize=10)
 
     return _png(draw, (7.6, 3.0 + 1.9 * has_tof))
 

@@ -8,26 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from codecaux.architecture import SrUnetConfig, macs_per_coded_pixel
-from codecaux.bases import get_base
 from codecaux.colour import Planes, frame_to_planes, planes_to_frame
 from codecaux.decoder.masks import Masks
 from codecaux.decoder.memory import Memory
 from codecaux.decoder.planes import enhance_next, enhance_planes, upscale_planes
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import Device
 from codecaux.errors import InputError
 from codecaux.fusion import sharpened
-from codecaux.metadata import Fusion, WeightsMetadata
+from codecaux.metadata import Fusion
 from codecaux.network import with_identity
 from codecaux.recurrent import State
 from codecaux.video import Frame, VideoFormat
-from codecaux.weightsfile import WeightSet, reconstruct
 
-__all__ = ["Enhanced", "Enhancer", "FloatSet", "float_sets"]
+__all__ = ["Enhanced", "Enhancer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +34,6 @@ class Enhanced:
 
     base: Frame
     enhanced: Frame
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FloatSet:
-    """Merged float32 weights (identity not included) for ``first_frame`` <= index < ``end_frame``
-    (None: to the end).
-    """
-
-    first_frame: int
-    end_frame: int | None
-    weights: Mapping[str, Tensor]
-
-
-def float_sets(sets: Sequence[WeightSet], metadata: WeightsMetadata) -> tuple[FloatSet, ...]:
-    """A weights file's integers -> float32 weights, in numpy and so the same for every device."""
-    config = metadata.architecture
-    base = get_base(metadata.base_id, config, made_by=metadata.created_by)
-    arrays: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]] = []
-    result: list[FloatSet] = []
-    for weight_set in sets:
-        start = base if weight_set.reference is None else arrays[weight_set.reference]
-        arrays.append(reconstruct(weight_set.tensors, start, config))
-        weights = {name: torch.from_numpy(value) for name, value in arrays[-1].items()}
-        result.append(FloatSet(weight_set.first_frame, weight_set.end_frame, weights))
-    return tuple(result)
 
 
 class Enhancer:

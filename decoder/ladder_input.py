@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
+from codecaux.container import MAX_FILE_BYTES
 from codecaux.decoder.parts import join_parts
 from codecaux.decoder.playlist import MasterPlaylist, MediaPlaylist, Variant, parse_playlist
 from codecaux.errors import InputError, UsageError, WeightsFormatError
@@ -248,12 +249,13 @@ def _read_playlist(path: Path) -> MasterPlaylist | MediaPlaylist:
 
 def _index_of_manifest(path: Path) -> str:
     """What the manifest says the index is called."""
-    data = _read(path)
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise InputError(f"expected a manifest without a document type in {path}, got one")
     try:
-        root = Xml.fromstring(data)  # noqa: S314 - no entities: see above; the size is bounded
-    except Xml.ParseError as error:
+        text = _read(path).decode("utf-8-sig")
+        # In another encoding this would not be found, but by the parser.
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise InputError(f"expected a manifest without a document type in {path}, got one")
+        root = Xml.fromstring(text)  # noqa: S314 - no entities: see above; the size is bounded
+    except (Xml.ParseError, ValueError) as error:
         raise InputError(f"expected a manifest (XML) at {path}, got: {error}") from error
     for element in root.iter("{urn:mpeg:dash:schema:mpd:2011}SupplementalProperty"):
         if element.get("schemeIdUri") == INDEX_SCHEME:
@@ -289,7 +291,8 @@ def _weights(root: Path, index: LadderIndex, entry: RungEntry) -> Path | None:
 
 def _check_bytes(path: Path, expected: WeightsEntry) -> None:
     try:
-        is_size = path.is_file() and path.stat().st_size == expected.bytes
+        # Nothing larger is a weights file, whatever the index says: it is not even read.
+        is_size = path.is_file() and path.stat().st_size == expected.bytes <= MAX_FILE_BYTES
         found = hashlib.sha256(path.read_bytes()).hexdigest() if is_size else "another size"
     except OSError as error:
         found = str(error.strerror)

@@ -7,7 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from codecaux.architecture import net_config
-from codecaux.decoder.enhance import Enhancer, float_sets
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import float_sets
 from codecaux.device import Device
 from codecaux.errors import WeightsStreamMismatchError
 from codecaux.hevc import hash_start

@@ -205,6 +205,8 @@ def _check_output(settings: PlaySettings, sources: Iterable[Path | None]) -> Non
                 f"expected an output other than the input, got {output} for both; "
                 "choose another name"
             )
+    if output.is_dir():
+        raise UsageError(f"expected a file for -o, got the folder {output}; name a file in it")
     if output.exists() and not settings.overwrite:
         raise UsageError(f"{output} exists; pass -y to replace it, or choose another name")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import torch
 
 from codecaux.architecture import merged_parameter_count
 from codecaux.colour import frame_to_planes
-from codecaux.decoder.enhance import Enhancer, float_sets
+from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.load import enhancer_for
 from codecaux.decoder.planes import enhance_planes
+from codecaux.decoder.sets import FloatSet, float_sets
 from codecaux.device import Device, choose_device
 from codecaux.errors import WeightsFormatError, WeightsStreamMismatchError
 from codecaux.events import Event, Events, Notice, Progress, StageDone, StageStarted
@@ -137,9 +138,10 @@ def _decode_checks(
     yield StageStarted("decode", expected)
     before = time.monotonic()
     count = 0
+    sets = float_sets(file.sets, file.metadata)
     for frame in read_frames(info.path, info=info):
         if count in tried:
-            _run_network(file, enhancer, frame, count)
+            _run_network(_covering(sets, count), enhancer, frame, count)
         count += 1
         yield Progress("decode", count, expected)
     yield StageDone("decode", time.monotonic() - before)
@@ -155,11 +157,12 @@ def _decode_checks(
     ]
 
 
-def _run_network(file: WeightsFile, enhancer: Enhancer, frame: Frame, index: int) -> None:
+def _covering(sets: Sequence[FloatSet], index: int) -> FloatSet:
+    return next(s for s in sets if s.first_frame <= index and index < (s.end_frame or index + 1))
+
+
+def _run_network(floats: FloatSet, enhancer: Enhancer, frame: Frame, index: int) -> None:
     """The network as the player runs it, before its output is rounded to code values."""
-    weight_set = file.set_for_frame(index)
-    assert weight_set is not None
-    (floats,) = float_sets([weight_set], file.metadata)
     where: Device = enhancer.device
     weights = {
         name: tensor.to(where.torch_device, where.compute_dtype)

@@ -58,7 +58,8 @@ def player_arguments(player: Player, output: OutputFormat, title: str) -> list[s
     if player.kind == "ffplay":
         tags = colour_filter(output.format.colour, output.sample_aspect_ratio)
         quiet = ["-hide_banner", "-loglevel", "error", "-autoexit"]
-        return [*quiet, "-window_title", title, "-vf", tags, "-f", "nut", "-i", "pipe:0"]
+        filters = ",".join([tags, *_ffplay_rotation(output)])
+        return [*quiet, "-window_title", title, "-vf", filters, "-f", "nut", "-i", "pipe:0"]
     return [
         "--no-terminal",
         "--demuxer=lavf",
@@ -75,6 +76,11 @@ def _mpv_rotation(output: OutputFormat) -> list[str]:
     # mpv counts clockwise, display matrices counter-clockwise.
     turn = -output.rotation_degrees % 360
     return [f"--video-rotate={turn}"] if turn else []
+
+
+def _ffplay_rotation(output: OutputFormat) -> list[str]:
+    turns = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}
+    return turns.get(output.rotation_degrees % 360, [])
 
 
 def _mpv_colour(output: OutputFormat) -> str:

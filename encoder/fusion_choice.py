@@ -19,7 +19,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from codecaux.decoder.enhance import Enhancer, FloatSet, float_sets
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import FloatSet, float_sets
 from codecaux.encoder.title_scores import TitleParts
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
 from codecaux.frames import read_frames

@@ -74,6 +74,11 @@ def test_configuration_survives_json(net: str, scale: Fraction) -> None:
         {"heads": 3},
         {"heads": True},
         {"heads": "2"},
+        {"heads": 1},
+        {"name": 7},
+        {"name": ["light"]},
+        {"hidden": 4},
+        {"other": 1},
     ],
 )
 def test_damaged_configuration_is_a_weights_error(change: dict[str, object]) -> None:
@@ -82,10 +87,16 @@ def test_damaged_configuration_is_a_weights_error(change: dict[str, object]) -> 
         config_from_json(text)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{", "[" * 100_000, '{"a": NaN}'])
 def test_no_configuration_is_a_weights_error(text: str) -> None:
     with pytest.raises(WeightsFormatError):
         config_from_json(text)
+
+
+def test_a_name_that_stands_twice_is_a_weights_error() -> None:
+    text = config_to_json(net_config("light", X2))
+    with pytest.raises(WeightsFormatError, match="twice"):
+        config_from_json(text.replace("{", '{"scale": "1", ', 1))
 
 
 def test_unknown_net_names_the_known_ones() -> None:

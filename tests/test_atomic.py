@@ -64,6 +64,25 @@ def test_long_names_fit(tmp_path: Path) -> None:
     final = tmp_path / ("x" * 240 + ".mp4")
     write_atomic(final, b"x")
     assert final.read_bytes() == b"x"
+    # Names are counted in bytes.
+    final = tmp_path / ("日" * 80 + ".mkv")
+    write_atomic(final, b"y")
+    assert final.read_bytes() == b"y"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a file .* got the folder"):
+        write_atomic(tmp_path, b"x")
+
+
+def test_a_disk_that_is_full_at_the_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("codecaux.atomic._flush_file", fail)
+    with pytest.raises(InputError, match="disk is full"):
+        write_atomic(tmp_path / "out", b"x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

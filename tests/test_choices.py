@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from codecaux.architecture import coded_shapes, gain_name, net_config, parameter_shapes
 from codecaux.bases import GENERATED_BASE_ID, get_base
-from codecaux.decoder.enhance import Enhancer, float_sets
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import float_sets
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
 from codecaux.encoder.bank_builder import build_banks

@@ -35,6 +35,7 @@ from codecaux.quantise import QuantisedTensor
 from codecaux.weightsfile import WeightSet, WeightsFile, WeightsMetadata, pack
 
 NUM_FRAMES = 4
+_FULL = Path("/dev/full")
 MakeClip = Callable[..., Path]
 CONFIG = SrUnetConfig("test", (2, 2, 2, 2), (1, 1, 1, 1, 1, 1, 1), Fraction(2))
 
@@ -335,6 +336,16 @@ def test_a_reader_that_leaves_is_no_error(title: tuple[Path, Path]) -> None:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
     assert done.stderr == b""
     assert done.returncode == 1
+
+
+@pytest.mark.skipif(not _FULL.exists(), reason="needs /dev/full")
+def test_full_standard_output_is_said_plainly(title: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "codecaux.cli.main", "inspect", str(title[1])]
+    with _FULL.open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert b"the disk is full: standard output" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 3
 
 
 # --------------------------------------------------------------------------------- whole commands

@@ -7,19 +7,21 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from codecaux.architecture import net_config, parameter_shapes
 from codecaux.bases import GENERATED_BASE_ID, get_base
-from codecaux.decoder.enhance import Enhancer, FloatSet, float_sets
+from codecaux.decoder.enhance import Enhancer
+from codecaux.decoder.sets import FloatSet, float_sets
 from codecaux.device import Device, choose_device
 from codecaux.errors import DeviceError, UsageError
 from codecaux.hevc import StreamHash
 from codecaux.metadata import WeightsMetadata
 from codecaux.quantise import QuantisedTensor
 from codecaux.video import Colour, Frame, Geometry, VideoFormat
-from codecaux.weightsfile import WeightSet
+from codecaux.weightsfile import WeightSet, reconstruct
 
 CONFIG = net_config("tiny", Fraction(2))
 FP32 = replace(choose_device("cpu"), compute_dtype=torch.float32)
@@ -33,6 +35,34 @@ def _frame(format: VideoFormat, seed: int = 0) -> Frame:
     unit = 1 << (format.bit_depth - 8)
     planes = [y * unit, *(rng.integers(100, 150, shape) * unit for _ in "uv")]
     return Frame(*(p.astype(format.dtype) for p in planes), pts=seed)
+
+
+def test_networks_are_made_when_they_are_needed_and_few_are_kept() -> None:
+    rng = np.random.default_rng(3)
+    shapes = parameter_shapes(CONFIG)
+
+    def drawn(first: int, reference: int | None) -> WeightSet:
+        tensors = {
+            name: QuantisedTensor(rng.integers(-3, 4, shape).astype(np.int32), 2**-5)
+            for name, shape in shapes.items()
+        }
+        return WeightSet(first, first + 1, tensors, reference)
+
+    # A chain, a set that refers to the first one, one to the base alone.
+    sets = [drawn(i, i - 1 if i else None) for i in range(9)]
+    sets += [drawn(9, 0), drawn(10, None)]
+    expected: list[dict[str, npt.NDArray[np.float32]]] = []
+    for one in sets:
+        base = get_base(GENERATED_BASE_ID, CONFIG)
+        start = base if one.reference is None else expected[one.reference]
+        expected.append(reconstruct(one.tensors, start, CONFIG))
+    found = float_sets(sets, _metadata())
+    networks = found[0].weights._networks  # type: ignore[attr-defined]
+    assert not networks._kept
+    for index in (8, 0, 9, 10, 3, 7):
+        for name, value in found[index].weights.items():
+            np.testing.assert_array_equal(value.numpy(), expected[index][name])
+        assert len(networks._kept) <= 4
 
 
 def _weights(seed: int, deviation: float = 0.03) -> dict[str, torch.Tensor]:
@@ -91,13 +121,15 @@ def test_weights_are_base_plus_step_times_integer() -> None:
     values = np.arange(12 * 12, dtype=np.int32).reshape(12, 12, 1, 1) - 50
     step = float(np.float32(0.013))
     one = WeightSet(0, None, {"last.weight": QuantisedTensor(values, step)})
-    metadata = WeightsMetadata(
-        CONFIG, 64, 64, 1, 8, Colour(), StreamHash("0" * 64, "0" * 64), base_id=GENERATED_BASE_ID
-    )
-    (got,) = float_sets([one], metadata)
+    (got,) = float_sets([one], _metadata())
     expected = base["last.weight"] + np.float32(step) * values.astype(np.float32)
     np.testing.assert_array_equal(got.weights["last.weight"].numpy(), expected)
     np.testing.assert_array_equal(got.weights["up1.0.weight"].numpy(), base["up1.0.weight"])
+
+
+def _metadata() -> WeightsMetadata:
+    stream = StreamHash("0" * 64, "0" * 64)
+    return WeightsMetadata(CONFIG, 64, 64, 1, 8, Colour(), stream, base_id=GENERATED_BASE_ID)
 
 
 def _largest_difference(a: Frame, b: Frame) -> int:

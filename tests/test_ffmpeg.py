@@ -69,6 +69,16 @@ def test_variable_naming_a_program_without_vmaf(
 
 
 @posix_only
+def test_a_relative_program_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = impostor(tmp_path, _ANSWERS)
+    monkeypatch.chdir(fake.path.parent)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"./{fake.path.name}")
+    assert find_ffmpeg(require_filters=("scale",)).path == fake.path
+
+
+@posix_only
 def test_path_program_without_vmaf_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,9 @@ import torch
 from codecaux.architecture import SrUnetConfig, net_config, parameter_shapes
 from codecaux.bases import default_base_id, get_base
 from codecaux.colour import Planes
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.planes import enhance_planes
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import choose_device
 from codecaux.encoder.fusion_choice import best_exponent, best_strength, fidelity_alone
 from codecaux.encoder.objective import OBJECTIVES, LossTerms

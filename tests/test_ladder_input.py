@@ -295,6 +295,27 @@ def test_damaged_manifests_are_refused(
         open_rung(path, None, tmp_path)
 
 
+def test_a_document_type_hides_in_no_other_encoding(copy: Path, tmp_path: Path) -> None:
+    path = copy / "manifest.mpd"
+    text = path.read_text().replace("<MPD", "<!DOCTYPE a [<!ENTITY b 'c'>]><MPD")
+    path.write_bytes(text.replace('encoding="UTF-8"', 'encoding="UTF-16"').encode("utf-16"))
+    with pytest.raises(InputError, match="XML"):
+        open_rung(path, None, tmp_path)
+
+
+def test_weights_larger_than_any_are_not_read(copy: Path, tmp_path: Path) -> None:
+    """A sparse file of a terabyte, of which the index tells the truth."""
+    index = json.loads((copy / INDEX_NAME).read_text())
+    huge = index["weights"][0]
+    huge["bytes"] = 1 << 40
+    with (copy / huge["path"]).open("r+b") as file:
+        file.truncate(1 << 40)
+    (copy / INDEX_NAME).write_text(json.dumps(index))
+    # Refused by what the index says of it, or by the size, and in no time.
+    with pytest.raises((InputError, WeightsFormatError)):
+        played(copy / MASTER, tmp_path / "out.mkv", rung="1")
+
+
 def test_the_playlist_of_sound_alone(ladder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sound alone"):
         open_rung(ladder / "audio-1" / "media.m3u8", None, tmp_path)

@@ -122,8 +122,12 @@ def test_widening_keeps_the_light(value: int, full_range: bool) -> None:
     chroma = np.full((1, 1), value, np.uint8)
     frame = Frame(np.full((2, 2), value, np.uint8), chroma, chroma, 7)
     out = to_bit_depth(frame, narrow, wide)
-    expected = round(value * 1023 / 255) if full_range else 4 * value
-    assert all(plane.dtype == np.uint16 and (plane == expected).all() for plane in out.planes)
+    luma = round(value * 1023 / 255) if full_range else 4 * value
+    # Neutral stays neutral: 128 of 255 is 512 of 1023, though 513.5 is the nearest share.
+    colour = min(max(round((value - 128) * 1023 / 255) + 512, 0), 1023) if full_range else luma
+    for plane, expected in zip(out.planes, (luma, colour, colour), strict=True):
+        assert plane.dtype == np.uint16
+        assert (plane == expected).all()
     assert out.pts == 7
     assert to_bit_depth(frame, narrow, narrow) is frame
     with pytest.raises(InputError, match="10 to 8"):

@@ -170,6 +170,9 @@ def test_a_base_comes_out_and_is_used(
     (folder / "a-model-of-something-else.safetensors").write_bytes(b"not a base")
     with pytest.raises(WeightsBaseError, match="codecaux 9"):
         get_base(result.base_id, TINY, made_by="codecaux 9")
+    # Text out of a file does not speak to the terminal.
+    with pytest.raises(WeightsBaseError, match=r"install 'x\\x1b\[31m'"):
+        get_base(result.base_id, TINY, made_by="x\x1b[31m")
     monkeypatch.setenv(BASES_VARIABLE, str(folder))
     assert result.base_id in known_base_ids()
     found = get_base(result.base_id, TINY)

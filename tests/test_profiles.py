@@ -70,15 +70,15 @@ def test_pictures_are_drawn_the_same_every_time() -> None:
     for seed in range(5):
         recorder.add(layout, noise(layout, seed), {"bicubic": noise(layout, seed + 9)})
     profile = recorder.finish()
-    data = profiles_png(profile, {"bicubic": "decoded"}, "a title")
-    assert data == profiles_png(profile, {"bicubic": "decoded"}, "a title")
+    data = profiles_png(profile, {"bicubic": "decoded"}, "a$_{$ title")
+    assert data == profiles_png(profile, {"bicubic": "decoded"}, "a$_{$ title")
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     shown = {tuple(pixel) for pixel in pixels.reshape(-1, 3)}
     # Nothing is interpolated: every pixel of both profiles stands in the picture as it is.
     for picture in profile.pictures.values():
         assert {tuple(pixel) for pixel in picture.reshape(-1, 3)} <= shown
     steps = TemporalSteps((0.5, -0.5, 0.5), (1.0, 2.0, 1.0), (0.1, 0.2), (0, 2))
-    with_tof = curves_png({"distorted": steps}, {}, "a title")
-    without = curves_png({"distorted": TemporalSteps((0.5,), (1.0,))}, {}, "a title")
+    with_tof = curves_png({"distorted": steps}, {}, "a$_{$ title")
+    without = curves_png({"distorted": TemporalSteps((0.5,), (1.0,))}, {}, "a$_{$ title")
     heights = [Image.open(io.BytesIO(png)).height for png in (with_tof, without)]
     assert heights[0] > heights[1]

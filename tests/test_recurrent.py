@@ -23,9 +23,10 @@ from codecaux.architecture import (
 )
 from codecaux.bases import GENERATED_BASE_ID, default_base_id, get_base
 from codecaux.colour import Planes
-from codecaux.decoder.enhance import Enhancer, FloatSet
+from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.memory import MAX_GAP_FRAMES, RUN_UP_FRAMES, Memory
 from codecaux.decoder.planes import TEMPORAL_PADDING, enhance_next, enhance_planes
+from codecaux.decoder.sets import FloatSet
 from codecaux.device import choose_device
 from codecaux.encoder.parameters import show
 from codecaux.errors import InputError

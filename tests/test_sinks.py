@@ -411,10 +411,12 @@ def test_mpv_is_told_the_colours() -> None:
     )
 
 
-def test_mpv_turns_clockwise() -> None:
+def test_players_turn_the_picture() -> None:
     player = Player("mpv", Path("mpv"))
     turned = replace(output_for(64, 48), rotation_degrees=90)
     assert "--video-rotate=270" in player_arguments(player, turned, "title")
+    ffplay = player_arguments(Player("ffplay", Path("ffplay")), turned, "title")
+    assert ffplay[ffplay.index("-vf") + 1].endswith(",transpose=cclock")
     assert not any("rotate" in a for a in player_arguments(player, output_for(64, 48), "title"))
 
 

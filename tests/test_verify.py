@@ -69,6 +69,13 @@ def check(tmp_path: Path, stream: Path, file: WeightsFile) -> VerifyReport:
     return drain(verify(stream, weights, "cpu"))
 
 
+def test_sets_that_refer_to_others(tmp_path: Path, stream: Path) -> None:
+    """As the encoder writes them for scenes: differences from the first set."""
+    again = replace(weight_set(4, NUM_FRAMES), reference=0)
+    report = check(tmp_path, stream, weights_file(stream, weight_set(0, 4), again))
+    assert [c.name for c in report.checks][-1] == "network"
+
+
 def test_what_is_right_is_listed(tmp_path: Path, stream: Path) -> None:
     weights = tmp_path / "title.weights"
     weights.write_bytes(pack(weights_file(stream, weight_set(0, 4), weight_set(4, NUM_FRAMES))))

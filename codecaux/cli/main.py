@@ -7,6 +7,7 @@ Subcommands are imported when they run, and import what they need inside their b
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ import click
 
 from codecaux import __version__
 from codecaux.cli.session import Session
-from codecaux.errors import CodecauxError
+from codecaux.errors import CodecauxError, InputError
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "keep_freed_memory", "main"]
 
@@ -100,10 +101,20 @@ def _run(arguments: Sequence[str], session: Session) -> int:
     except (click.Abort, KeyboardInterrupt):
         hint = f"; {session.interrupt_hint}" if session.interrupt_hint else ""
         return _report(session, 130, "InterruptedByUser", f"interrupted{hint}")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _abandon_stdout()
+            message = "the disk is full: standard output was not written whole; free some space"
+            return _report(session, InputError.exit_code, "InputError", message)
+        return _report_bug(session, error)
     except Exception as error:
-        # Our own bug: the traceback is for whoever mends it, the event for whoever waits.
-        traceback.print_exc()
-        return _report(session, 1, type(error).__name__, f"internal error: {error}")
+        return _report_bug(session, error)
+
+
+def _report_bug(session: Session, error: Exception) -> int:
+    # The traceback is for whoever mends it, the event for whoever waits.
+    traceback.print_exc()
+    return _report(session, 1, type(error).__name__, f"internal error: {error}")
 
 
 def _report(session: Session, code: int, kind: str, message: str) -> int:
