@@ -96,7 +96,9 @@ def open_rung(source: Path, rung: str | None, folder: Path) -> OpenedRung:
     join_parts(video, stream)
     sound: Path | None = None
     if audio:
-        sound = folder / "sound.mp4"
+        # In a folder of its own: a rung may be called "sound", too.
+        sound = folder / "sound" / "sound.mp4"
+        sound.parent.mkdir()
         join_parts(audio, sound)
     entry = chosen.entry
     weights = _weights(root, index, entry) if index is not None and entry is not None else None

@@ -40,8 +40,8 @@ def open_enhancer(
     if found != expected and not force:
         raise WeightsStreamMismatchError(
             f"{weights} belongs to another stream: expected one that starts {expected[:16]}, got "
-            f"{found[:16]} ({stream}); play the stream plain, find its own weights, or pass "
-            "--force to see foreign ones"
+            f"{found[:16]} ({stream}); play the stream with --plain, find its own weights, or "
+            "pass --force to see foreign ones"
         )
     return enhancer_for(file, probe(stream).format, device, source=str(weights))
 

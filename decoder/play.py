@@ -54,7 +54,7 @@ class PlaySettings:
     of mpv or ffplay, None for the first on PATH. ``force``: foreign weights are applied.
     ``rung`` of a ladder (``stream`` is its .m3u8, .mpd or .json): number or height, None for the
     highest. ``sound``: the file of audio and subtitles, None for the stream itself.
-    ``start_sha256``: see :func:`codecaux.decoder.load.open_enhancer`.
+    ``start_sha256``: see :func:`codecaux.decoder.load.open_enhancer`. ``plain``: no weights.
     """
 
     stream: Path
@@ -72,6 +72,7 @@ class PlaySettings:
     rung: str | None = None
     sound: Path | None = None
     start_sha256: str | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ def play(
     InputError, the WeightsErrors (WeightsStreamMismatchError for foreign weights unless forced),
     ToolErrors, DeviceError. An output file appears whole or not at all.
     """
+    if settings.plain and settings.weights is not None:
+        raise UsageError(f"expected --plain or weights, got both ({settings.weights})")
     if is_ladder(settings.stream):
         return (yield from _play_rung(settings, open_enhancer))
     if settings.rung is not None:
@@ -129,7 +132,7 @@ def _play_rung(settings: PlaySettings, open_enhancer: OpenEnhancer | None) -> Ev
             settings,
             stream=opened.stream,
             sound=opened.sound,
-            weights=settings.weights or opened.weights,
+            weights=None if settings.plain else settings.weights or opened.weights,
             # Weights that the user names must say themselves whose they are.
             start_sha256=None if settings.weights else opened.start_sha256,
         )
@@ -137,7 +140,7 @@ def _play_rung(settings: PlaySettings, open_enhancer: OpenEnhancer | None) -> Ev
 
 
 def _play_stream(settings: PlaySettings, open_enhancer: OpenEnhancer | None) -> Events[PlayReport]:
-    weights = settings.weights or find_weights(settings.stream)
+    weights = None if settings.plain else settings.weights or find_weights(settings.stream)
     _check_settings(settings, weights)
     sink = _make_sink(settings)
     info = probe(settings.stream)

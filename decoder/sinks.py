@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -44,6 +45,7 @@ StdoutFormat = Literal["y4m", "nut"]
 # Visually lossless: what a viewer compares is the network, not this encode.
 DEFAULT_CRF: dict[VideoCodec, float] = {"ffv1": 0.0, "x264": 14.0, "x265": 14.0}
 _STDOUT = 1
+_PATIENCE_SECONDS = 0.2  # for a reader, before looking whether we are aborted
 
 
 def choose_codec(target: Path, codec: str | None, crf: float | None) -> OutputCodec:
@@ -202,6 +204,10 @@ class Y4mSink:
         # Straight to the descriptor: nothing is left in a buffer that exit would have to flush.
         try:
             return os.write(self._descriptor, view)
+        except BlockingIOError:
+            # Whoever made our stdout did not want writes to wait: then we do.
+            select.select([], [self._descriptor], [], _PATIENCE_SECONDS)
+            return 0
         except BrokenPipeError as error:
             raise SinkStopped from error
         except OSError as error:

@@ -16,7 +16,7 @@ from codecaux.decoder.load import enhancer_for
 from codecaux.decoder.planes import enhance_planes
 from codecaux.decoder.sets import FloatSet, float_sets
 from codecaux.device import Device, choose_device
-from codecaux.errors import WeightsFormatError, WeightsStreamMismatchError
+from codecaux.errors import InputError, WeightsFormatError, WeightsStreamMismatchError
 from codecaux.events import Event, Events, Notice, Progress, StageDone, StageStarted
 from codecaux.frames import read_frames, require_planar_420
 from codecaux.hevc import hash_stream
@@ -93,7 +93,7 @@ def _hash_check(file: WeightsFile, stream: Path) -> Generator[Event, None, Check
             "stream's own weights, or encode the title again"
         )
     if found.whole_sha256 != expected.whole_sha256:
-        raise WeightsStreamMismatchError(
+        raise InputError(
             f"{stream} begins as the weights' own stream does and then differs: expected "
             f"{expected.whole_sha256[:16]}, got {found.whole_sha256[:16]}; it was cut short, "
             "edited or damaged: fetch it again"

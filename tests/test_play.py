@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -170,6 +171,18 @@ def test_without_weights_the_stream_is_played_as_it_is(tmp_path: Path, stream: P
     assert report.shown_size == (66, 40)
     assert report.device == ""
     assert_same(list(read_frames(target)), list(read_frames(stream)))
+
+
+def test_plain_leaves_out_weights_that_are_there(
+    tmp_path: Path, stream: Path, weights: Path
+) -> None:
+    beside = tmp_path / "title.mp4"
+    shutil.copy(stream, beside)
+    shutil.copy(weights, tmp_path / "title.weights")
+    report, _ = run(PlaySettings(beside, None, tmp_path / "out.mkv", plain=True))
+    assert report.enhanced_frames == 0
+    with pytest.raises(UsageError, match="--plain or weights"):
+        run(PlaySettings(beside, weights, tmp_path / "out2.mkv", plain=True))
 
 
 def test_weights_beside_the_stream_are_found(tmp_path: Path) -> None:

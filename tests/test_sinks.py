@@ -480,6 +480,28 @@ def test_a_reader_that_goes_away_is_a_clean_stop(stream_with_audio: Path, kind: 
     os.close(writing)
 
 
+def test_a_pipe_that_does_not_wait() -> None:
+    """Non-blocking standard output, as some shells and servers give it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    output = replace(output_for(640, 480), constant_fps=Fraction(25))
+    frames = make_frames(output.format, (0, 1, 2))  # each larger than the pipe
+    received = bytearray()
+
+    def read_slowly() -> None:
+        while chunk := os.read(reading, 50_000):
+            received.extend(chunk)
+
+    thread = threading.Thread(target=read_slowly)
+    thread.start()
+    write_all(Y4mSink(writing), output, frames)
+    os.close(writing)
+    thread.join()
+    os.close(reading)
+    header = received.index(b"\n") + 1
+    assert len(received) == header + 3 * (len("FRAME\n") + 640 * 480 * 3 // 2)
+
+
 def test_nut_on_stdout(tmp_path: Path, stream_with_audio: Path) -> None:
     output = replace(output_for(64, 48, 10), sample_aspect_ratio=Fraction(4, 3))
     frames = make_frames(output.format, VARIABLE_PTS)

@@ -56,6 +56,7 @@ __all__ = ["play"]
 @click.option("--rung", help="Of a ladder: 1 for the lowest, or a height  [default: the highest]")
 @click.option("--compare", is_flag=True, help="Plain bicubic left, enhanced right.")
 @click.option("--force", is_flag=True, help="Use weights that belong to another stream.")
+@click.option("--plain", is_flag=True, help="Without any weights, though there are some.")
 @device_option
 @yes_option
 @quiet_option
@@ -64,7 +65,7 @@ def play(json_output: bool, quiet: bool, **options: Any) -> None:
     """Show STREAM, enhanced by WEIGHTS.
 
     Without WEIGHTS, a file of the stream's name with .weights is used where there is one; else
-    the stream is shown in plain bicubic.
+    the stream is shown as it is coded.
 
     STREAM may be a ladder in a local folder (master.m3u8, a rung's media.m3u8, manifest.mpd,
     codecaux.json): the weights are those that it names.

@@ -125,7 +125,7 @@ def print_found(scores: Mapping[str, Scores], written: list[str]) -> None:
         absent = MISSING if each.num_frames > 2 else NOT_DEFINED
         values = figures(each)
         cells = [values[key] for _, key in _COLUMNS]
-        rows.append([name, *(absent if v is None else f"{v:.3f}" for v in cells)])
+        rows.append([name, *(absent if v is None else f"{round(v, 3) + 0.0:.3f}" for v in cells)])
     click.echo()
     print_grid(facts_grid(("steadiness", *(heading for heading, _ in _COLUMNS)), rows), wrap=True)
     if not written:
