@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain, count
 from pathlib import Path
 
 import av
@@ -21,14 +22,22 @@ from codecaux.ladders.finals import cap_kbps
 from codecaux.ladders.gops import segment_frames
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
-from codecaux.ladders.rungs import AudioTrack
+from codecaux.ladders.rungs import LANGUAGE, AudioTrack
 from codecaux.video import SCALES, Geometry
 
-__all__ = ["fallback_rung", "fallback_scale", "peak_over_mean", "sound_of"]
+__all__ = [
+    "fallback_rung",
+    "fallback_scale",
+    "language_tag",
+    "menu_name",
+    "peak_over_mean",
+    "sound_of",
+]
 
 # Of players without H.265, few are for more lines than these.
 _FALLBACK_LINES = 720
-_UNKNOWN_LANGUAGES = ("", "und")
+# What mp4 and others say where they know none.
+_UNKNOWN_LANGUAGE = "und"
 
 
 def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[list[AudioTrack]]:
@@ -45,8 +54,8 @@ def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[
             if not path.exists():
                 yield Notice(f"audio track {position + 1} becomes AAC: segments cannot hold it")
                 encode_audio(original, position, path, ffmpeg)
-        name = _menu_name(title, position, [track.name for track in tracks])
-        tracks.append(AudioTrack(path, place, name, language))
+        name = menu_name(title, position, [track.name for track in tracks])
+        tracks.append(AudioTrack(path, place, name, language_tag(language)))
     return tracks
 
 
@@ -62,11 +71,22 @@ def _described(path: Path) -> list[tuple[str, str]]:
         raise InputError(f"expected a readable file at {path}, got: {error}") from error
 
 
-def _menu_name(title: str, position: int, taken: Sequence[str]) -> str:
-    """What a menu can show: printable, of its own."""
+def language_tag(language: str) -> str:
+    """A file's language as players want it, BCP 47; empty where it is unknown or is no such tag.
+
+    Files also say pt_BR and plain words. Pure.
+    """
+    tag = language.replace("_", "-")
+    is_known = LANGUAGE.fullmatch(tag) and tag.lower() != _UNKNOWN_LANGUAGE
+    return tag if is_known else ""
+
+
+def menu_name(title: str, position: int, taken: Sequence[str]) -> str:
+    """What a menu can show: printable, of its own among those ``taken``. Pure."""
     plain = "".join(c for c in title if c.isprintable() and c != '"').strip()[:80]
     name = plain or f"Audio {position + 1}"
-    return name if name not in taken else f"{name} ({position + 1})"
+    numbered = (f"{name} ({number})" for number in count(position + 1))
+    return next(free for free in chain([name], numbered) if free not in taken)
 
 
 # --------------------------------------------------------------------------------------- fallback
