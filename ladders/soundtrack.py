@@ -109,17 +109,17 @@ def fallback_rung(
         return path
     layout = source.info.format
     # On the rungs' grid, whatever the header of a variable rate says.
-    segment = segment_frames(fps, wanted.segment_seconds) / source.info.average_fps
+    frames = segment_frames(fps, wanted.segment_seconds)
     scale = fallback_scale(layout.width, layout.height, wanted.max_height)
-    settings = FallbackSettings(segment_seconds=segment, scale=scale)
+    settings = FallbackSettings(segment_frames=frames, scale=scale)
     trial = work.path / "h264-uncapped.mp4"
     with closing(encode_fallback(source, settings, trial, ffmpeg)) as events:
         yield from events
     peak, mean_kbps = peak_over_mean(trial)
     if peak > wanted.peak:
-        capped = replace(
-            settings, max_kbps=cap_kbps(mean_kbps, wanted.peak), buffer_seconds=segment / 2
-        )
+        buffer = frames / source.info.average_fps / 2
+        kbps = cap_kbps(mean_kbps, wanted.peak)
+        capped = replace(settings, max_kbps=kbps, buffer_seconds=buffer)
         with closing(encode_fallback(source, capped, trial, ffmpeg)) as events:
             yield from events
     trial.replace(path)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.events import drain
 from codecaux.ffmpeg import Ffmpeg
+from codecaux.hevc import coded_packets, open_video
+from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
-from codecaux.ladders.soundtrack import language_tag, menu_name, sound_of
+from codecaux.ladders.soundtrack import fallback_rung, language_tag, menu_name, sound_of
 
 MakeClip = Callable[..., Path]
 
@@ -53,3 +57,23 @@ def test_tracks_of_a_file_with_careless_tags(
     tracks = drain(sound_of(clip, work, ffmpeg))
     assert [track.name for track in tracks] == ["Stereo", "Stereo (2)", "Stereo (3)"]
     assert [track.language for track in tracks] == ["pt-BR", "", ""]
+
+
+# ---------------------------------------------------------------------------------------- fallback
+
+
+@pytest.mark.parametrize(
+    ("fps", "seconds", "keyframes"),
+    # 12 pictures at 25 fps last 0.48 s, 1439 at 24000/1001 last 60.02: as near as there is.
+    [("25", "0.5", [0, 12, 24, 36]), ("24000/1001", "60", [0])],
+)
+def test_a_fallback_of_the_shortest_and_the_longest_segments(
+    make_clip: MakeClip, work: LadderWork, ffmpeg: Ffmpeg, fps: str, seconds: str, keyframes: object
+) -> None:
+    clip = make_clip(f"{fps[:2]}fps.mkv", fps=fps, frames=40)
+    source = drain(prepare(clip, SourceOptions(), work.path / "source"))
+    # Such a peak that one group is above it and the rung is made again with a cap.
+    wanted = LadderSettings(segment_seconds=Fraction(seconds), peak=1.25)
+    with open_video(drain(fallback_rung(source, Fraction(fps), wanted, work, ffmpeg))) as opened:
+        kinds = [packet.is_keyframe for packet in coded_packets(*opened)]
+    assert [index for index, is_keyframe in enumerate(kinds) if is_keyframe] == keyframes
