@@ -130,7 +130,8 @@ def encode_audio(
     source: Path, position: int, output: Path, ffmpeg: Ffmpeg, *, kbps: int = 128
 ) -> None:
     """Audio stream ``position`` of ``source`` as stereo AAC to ``output`` (.mp4), on the clock of
-    the source's pictures: time 0 is the first picture's. ToolFailedError where ffmpeg fails.
+    the source's pictures: it begins with the first of them, with silence where there is no sound
+    yet. ToolFailedError where ffmpeg fails.
     """
     if not 16 <= kbps <= 512:
         raise UsageError(f"expected 16 to 512 kb/s for sound, got {kbps}")
@@ -143,6 +144,8 @@ def encode_audio(
             f"{-float(start_seconds(source)):.6f}",
         ]
         arguments += ["-i", file_argument(source), "-map", f"0:a:{position}", "-c:a", "aac"]
+        # Counted from the first picture on: what is early is left out, what is missing is silence.
+        arguments += ["-af", "aresample=async=1:first_pts=0"]
         arguments += ["-b:a", f"{kbps}k", "-ac", "2", "-map_metadata", "-1"]
         arguments += ["-fflags", "+bitexact", "-flags:a", "+bitexact", "-f", "mp4"]
         run_ffmpeg(ffmpeg, [*arguments, "-y", file_argument(temporary)])

@@ -23,6 +23,7 @@ from codecaux.ladders.gops import segment_frames
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
 from codecaux.ladders.rungs import LANGUAGE, AudioTrack
+from codecaux.ladders.segments import MAX_DELAY_SECONDS, sound_delay_seconds
 from codecaux.video import SCALES, Geometry
 
 __all__ = [
@@ -47,16 +48,27 @@ def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[
         return tracks
     for position, (title, language) in enumerate(_described(original)):
         path, place = original, position
-        try:
-            audio_codec(original, position)
-        except InputError:
+        obstacle = _obstacle(original, position)
+        if obstacle:
             path, place = work.path / f"audio-{position + 1}.mp4", 0
             if not path.exists():
-                yield Notice(f"audio track {position + 1} becomes AAC: segments cannot hold it")
+                yield Notice(f"audio track {position + 1} becomes AAC: {obstacle}")
                 encode_audio(original, position, path, ffmpeg)
         name = menu_name(title, position, [track.name for track in tracks])
         tracks.append(AudioTrack(path, place, name, language_tag(language)))
     return tracks
+
+
+def _obstacle(path: Path, position: int) -> str:
+    """Why segments cannot have a track as it is; empty where they can."""
+    try:
+        audio_codec(path, position)
+    except InputError:
+        return "segments cannot hold it"
+    delay = sound_delay_seconds(path, position)
+    if delay > MAX_DELAY_SECONDS:
+        return f"it begins {float(delay):.2f} s after the pictures, and silence has to go before it"
+    return ""
 
 
 def _described(path: Path) -> list[tuple[str, str]]:
