@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codecaux.encoder.convert import SourceOptions
-from codecaux.encoder.mux import Track, choose_tracks
+from codecaux.encoder.mux import Track, choose_tracks, held_audio
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.stream import StreamResult, StreamSettings, encode_stream, timescale_of
 from codecaux.errors import InputError, ToolFailedError, UsageError
@@ -292,6 +292,20 @@ def test_choice_of_tracks() -> None:
     assert mp4.options == {"c:a:0": "copy", "c:s:0": "mov_text", "c:s:1": "copy"}
     assert mp4.dropped == ("audio track 1 (vorbis)", "subtitle track 1 (hdmv_pgs_subtitle)")
     assert choose_tracks(tracks, is_matroska=True).dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("x.mp4", ("audio track 4 (pcm_s24le)",)),
+        ("x.MOV", ("audio track 2 (flac)", "audio track 3 (opus)")),
+    ],
+)
+def test_a_mov_holds_other_sound_than_an_mp4(name: str, dropped: tuple[str, ...]) -> None:
+    codecs = ("aac", "flac", "opus", "pcm_s24le")
+    tracks = tuple(Track("a", position, codec) for position, codec in enumerate(codecs))
+    found = choose_tracks(tracks, is_matroska=False, audio=held_audio(Path(name)))
+    assert found.dropped == dropped
 
 
 def test_rotation_and_aspect_are_kept(clip: Path, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
