@@ -93,12 +93,15 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a new folder beside ``final``, which takes its name when the block ends normally.
 
     On any exception it is removed and ``final`` is as it was. An empty ``final`` is replaced; one
-    with something in it only where ``overwrite`` says so. Raises UsageError where it may not be, or
-    the folder around it is missing, and InputError for an OSError of the block (a full disk).
+    with something in it only where ``overwrite`` says so. Of a link, what it leads to is replaced.
+    Raises UsageError where it may not be, or the folder around it is missing, and InputError for an
+    OSError of the block (a full disk).
     """
     _check_replaceable(final, overwrite=overwrite)
-    parent = final.resolve().parent
-    name = f".{final.resolve().name[:100]}.{secrets.token_hex(4)}"
+    # A link may lead to another file system, where no rename of its own name would reach.
+    final = final.resolve()
+    parent = final.parent
+    name = f".{final.name[:100]}.{secrets.token_hex(4)}"
     staging, replaced = parent / f"{name}.part", parent / f"{name}.old"
     try:
         staging.mkdir()

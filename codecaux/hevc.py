@@ -91,7 +91,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     block.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             yield container, _first_video(path, container)
     except FileNotFoundError as error:
         raise InputError(f"expected a video at {path}, got no such file") from error

@@ -15,6 +15,7 @@ import av.error
 
 from codecaux.errors import InputError, ToolError
 from codecaux.ffmpeg import describe_input, find_ffmpeg
+from codecaux.folders import check_name
 from codecaux.video import ChromaLocation, ClipInfo, Colour, Matrix, VideoFormat
 
 __all__ = [
@@ -79,7 +80,8 @@ def probe(path: Path) -> ClipInfo:
     ``format`` says how a 4:2:0 version of the clip looks: for another chroma layout or depth
     (``pixel_format``, ``log2_chroma_*``) its bit depth is the 8 or 10 the clip would become.
     A file without timestamps gets one frame per tick: ``time_base`` is 1 / ``average_fps``.
-    Raises InputError: missing, not a video, no video stream, zero size, an unknown format.
+    Raises InputError: missing, a name that is not UTF-8, not a video, no video stream, zero size,
+    an unknown format.
     """
     with open_video(path) as source:
         frames = _first_frames(source)
@@ -108,6 +110,7 @@ def chroma_location_of(description: str) -> ChromaLocation | None:
 
 
 def _open_container(path: Path) -> Any:
+    check_name(str(path))
     if not path.exists():
         raise InputError(f"expected a video, got {path}, which does not exist; check the name")
     if path.is_dir():

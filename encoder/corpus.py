@@ -116,7 +116,7 @@ def _is_photo(path: Path) -> bool:
 
 
 def _examine_photo(path: Path, least: int) -> Item | str:
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         if not container.streams.video:
             return "no picture in it"
         size = container.streams.video[0]
@@ -143,7 +143,7 @@ def _examine_video(path: Path, least: int) -> Item | str:
 def read_rgb(path: Path) -> Tensor:
     """A photo as RGB [3, H, W] of 0..1. InputError where it does not decode."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             picture: Any = next(container.decode(video=0))
             array: npt.NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
     except (OSError, StopIteration, av.error.FFmpegError) as error:

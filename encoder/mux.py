@@ -8,12 +8,30 @@ from typing import Any
 
 import av
 
-__all__ = ["Track", "TrackPlan", "choose_tracks", "list_tracks", "plan_tracks"]
+__all__ = [
+    "MOV_AUDIO",
+    "MP4_AUDIO",
+    "Track",
+    "TrackPlan",
+    "choose_tracks",
+    "held_audio",
+    "list_tracks",
+    "plan_tracks",
+]
 
 # What both the mp4 standards and common players take; anything else needs Matroska.
-_MP4_AUDIO = frozenset(
+MP4_AUDIO = frozenset(
     ("aac", "ac3", "alac", "dca", "dts", "eac3", "flac", "mp1", "mp2", "mp3", "mp3float", "opus")
 )
+# QuickTime's own: plain samples it has always had, FLAC and Opus only mp4.
+MOV_AUDIO = (MP4_AUDIO - {"flac", "opus"}) | {
+    *(
+        f"pcm_{kind}{order}"
+        for kind in ("s16", "s24", "s32", "f32", "f64")
+        for order in ("le", "be")
+    ),
+    *("pcm_alaw", "pcm_mulaw", "pcm_u8"),
+}
 _TEXT_SUBTITLES = frozenset(("ass", "mov_text", "srt", "ssa", "subrip", "text", "webvtt"))
 
 
@@ -35,11 +53,20 @@ class TrackPlan:
     dropped: tuple[str, ...] = ()
 
 
-def plan_tracks(original: Path | None, *, is_matroska: bool) -> TrackPlan:
-    """The plan for a file; an empty one where there is no file to take tracks from."""
+def held_audio(output: Path) -> frozenset[str]:
+    """What an output that is no Matroska holds, by its suffix: a .mov is QuickTime, else mp4."""
+    return MOV_AUDIO if output.suffix.lower() == ".mov" else MP4_AUDIO
+
+
+def plan_tracks(
+    original: Path | None, *, is_matroska: bool, audio: frozenset[str] = MP4_AUDIO
+) -> TrackPlan:
+    """The plan for a file; an empty one where there is no file to take tracks from. ``audio``: the
+    codecs that the container holds; Matroska holds all.
+    """
     if original is None:
         return TrackPlan()
-    return choose_tracks(list_tracks(original), is_matroska=is_matroska)
+    return choose_tracks(list_tracks(original), is_matroska=is_matroska, audio=audio)
 
 
 def list_tracks(path: Path) -> tuple[Track, ...]:
@@ -59,14 +86,16 @@ def _codec_name(stream: Any) -> str:
     return str(context.codec.canonical_name) if context is not None else "unknown"
 
 
-def choose_tracks(tracks: tuple[Track, ...], *, is_matroska: bool) -> TrackPlan:
+def choose_tracks(
+    tracks: tuple[Track, ...], *, is_matroska: bool, audio: frozenset[str] = MP4_AUDIO
+) -> TrackPlan:
     """Copy what the container can hold, convert text subtitles, name the rest. Pure."""
     specifiers: list[str] = []
     options: dict[str, str] = {}
     dropped: list[str] = []
     counts = {"a": 0, "s": 0}
     for track in tracks:
-        codec = _output_codec(track, is_matroska=is_matroska)
+        codec = _output_codec(track, is_matroska=is_matroska, audio=audio)
         if codec is None:
             kind = "audio" if track.kind == "a" else "subtitle"
             dropped.append(f"{kind} track {track.position + 1} ({track.codec_name})")
@@ -77,12 +106,12 @@ def choose_tracks(tracks: tuple[Track, ...], *, is_matroska: bool) -> TrackPlan:
     return TrackPlan(tuple(specifiers), options, tuple(dropped))
 
 
-def _output_codec(track: Track, *, is_matroska: bool) -> str | None:
+def _output_codec(track: Track, *, is_matroska: bool, audio: frozenset[str]) -> str | None:
     """``copy``, the codec to convert to, or None where the container cannot hold the track."""
     if is_matroska:
         return "srt" if track.codec_name == "mov_text" else "copy"
     if track.kind == "a":
-        return "copy" if track.codec_name in _MP4_AUDIO else None
+        return "copy" if track.codec_name in audio else None
     if track.codec_name not in _TEXT_SUBTITLES:
         return None
     return "copy" if track.codec_name == "mov_text" else "mov_text"

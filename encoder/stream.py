@@ -23,7 +23,7 @@ import numpy as np
 
 from codecaux.atomic import atomic_path
 from codecaux.encoder.convert import Filter
-from codecaux.encoder.mux import TrackPlan, plan_tracks
+from codecaux.encoder.mux import TrackPlan, held_audio, plan_tracks
 from codecaux.encoder.padding import padded, timed
 from codecaux.encoder.prepare import PreparedSource
 from codecaux.encoder.x265 import check_parameter
@@ -137,7 +137,9 @@ def encode_stream(
         raise UsageError(f"expected an output ending in {', '.join(CONTAINERS)}, got {output}")
     geometry = Geometry(source.info.format.width, source.info.format.height, settings.scale)
     _check_size(geometry)
-    tracks = plan_tracks(source.original, is_matroska=_is_matroska(output))
+    tracks = plan_tracks(
+        source.original, is_matroska=_is_matroska(output), audio=held_audio(output)
+    )
     yield StageStarted("stream", source.num_frames)
     if tracks.dropped:
         yield Notice(_dropped_message(tracks, output), "warning")

@@ -18,7 +18,7 @@ from codecaux.encoder.stream import PRESETS, StreamSettings, coded_pictures, tim
 from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Progress, StageDone, StageStarted
 from codecaux.ffmpeg import PICTURE_INPUT, Ffmpeg, file_argument, iterate_ffmpeg, run_ffmpeg
-from codecaux.ladders.gops import h264_level, segment_frames
+from codecaux.ladders.gops import h264_level
 from codecaux.ladders.segments import start_seconds
 from codecaux.video import Geometry
 
@@ -30,11 +30,12 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class FallbackSettings:
-    """How the H.264 rung is coded. ``scale``: source size / coded size; ``max_kbps`` caps the CRF,
-    as in :func:`~codecaux.ladders.gops.rung_x265_params`.
+    """How the H.264 rung is coded. ``segment_frames``: pictures from one keyframe to the next;
+    ``scale``: source size / coded size; ``max_kbps`` caps the CRF, as in
+    :func:`~codecaux.ladders.gops.rung_x265_params`.
     """
 
-    segment_seconds: Fraction = Fraction(4)
+    segment_frames: int = 100
     crf: float = 23.0
     preset: str = "medium"
     scale: Fraction = Fraction(1)
@@ -42,6 +43,8 @@ class FallbackSettings:
     buffer_seconds: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
+        if self.segment_frames < 1:
+            raise UsageError(f"expected segments of 1 picture or more, got {self.segment_frames}")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"expected a CRF of 0 to 51 for the fallback, got {self.crf}")
         if self.preset not in PRESETS:
@@ -53,9 +56,9 @@ class FallbackSettings:
             )
 
 
-def x264_params(fps: Fraction, settings: FallbackSettings) -> tuple[tuple[str, str], ...]:
+def x264_params(settings: FallbackSettings) -> tuple[tuple[str, str], ...]:
     """An IDR every segment and nowhere else, closed groups, the cap: as x264 names them. Pure."""
-    frames = str(segment_frames(fps, settings.segment_seconds))
+    frames = str(settings.segment_frames)
     # x264 lowers min-keyint to half of keyint: without scene cuts there is nothing between.
     params = [("keyint", frames), ("min-keyint", frames), ("scenecut", "0"), ("open-gop", "0")]
     if settings.max_kbps is not None:
@@ -97,7 +100,7 @@ def fallback_arguments(
     pictures = ffmpeg_python.input(file_argument(source.path), **PICTURE_INPUT)["V:0"]
     stream = StreamSettings(settings.crf, scale=settings.scale)
     video = coded_pictures(pictures, source, stream, geometry)
-    params = x264_params(fps, settings)
+    params = x264_params(settings)
     base = source.info.time_base
     written = ffmpeg_python.output(
         video.filter("format", pix_fmts="yuv420p"),
@@ -127,7 +130,8 @@ def encode_audio(
     source: Path, position: int, output: Path, ffmpeg: Ffmpeg, *, kbps: int = 128
 ) -> None:
     """Audio stream ``position`` of ``source`` as stereo AAC to ``output`` (.mp4), on the clock of
-    the source's pictures: time 0 is the first picture's. ToolFailedError where ffmpeg fails.
+    the source's pictures: it begins with the first of them, with silence where there is no sound
+    yet. ToolFailedError where ffmpeg fails.
     """
     if not 16 <= kbps <= 512:
         raise UsageError(f"expected 16 to 512 kb/s for sound, got {kbps}")
@@ -140,6 +144,8 @@ def encode_audio(
             f"{-float(start_seconds(source)):.6f}",
         ]
         arguments += ["-i", file_argument(source), "-map", f"0:a:{position}", "-c:a", "aac"]
+        # Counted from the first picture on: what is early is left out, what is missing is silence.
+        arguments += ["-af", "aresample=async=1:first_pts=0"]
         arguments += ["-b:a", f"{kbps}k", "-ac", "2", "-map_metadata", "-1"]
         arguments += ["-fflags", "+bitexact", "-flags:a", "+bitexact", "-f", "mp4"]
         run_ffmpeg(ffmpeg, [*arguments, "-y", file_argument(temporary)])

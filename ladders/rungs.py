@@ -15,9 +15,18 @@ from codecaux.ladders.gops import segment_frames
 from codecaux.ladders.segments import Track
 from codecaux.weightsfile import WeightsFile
 
-__all__ = ["AudioTrack", "CutRung", "Rung", "check_aligned", "check_grid", "check_weights"]
+__all__ = [
+    "LANGUAGE",
+    "AudioTrack",
+    "CutRung",
+    "Rung",
+    "check_aligned",
+    "check_grid",
+    "check_weights",
+]
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+# The form of BCP 47, not its registry.
+LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class AudioTrack:
     def __post_init__(self) -> None:
         if self.position < 0:
             raise UsageError(f"expected an audio track from 0 on, got {self.position}")
-        if self.language and not _LANGUAGE.fullmatch(self.language):
+        if self.language and not LANGUAGE.fullmatch(self.language):
             raise UsageError(f"expected a language such as en or pt-BR, got {self.language!r}")
         if not self.name or not self.name.isprintable() or '"' in self.name or len(self.name) > 99:
             raise UsageError(

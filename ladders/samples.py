@@ -91,7 +91,9 @@ def find_cuts(source: PreparedSource, ffmpeg: Ffmpeg) -> Events[list[int]]:
 def _by_scenedetect(path: Path) -> list[int]:
     from scenedetect import AdaptiveDetector, detect
 
-    return [int(start.get_frames()) for start, _ in detect(str(path), AdaptiveDetector())]
+    # From the root on: what is before a colon in a bare name would be taken for a protocol.
+    scenes = detect(str(path.absolute()), AdaptiveDetector())
+    return [int(start.get_frames()) for start, _ in scenes]
 
 
 def _by_ffmpeg(source: PreparedSource, ffmpeg: Ffmpeg) -> Events[list[int]]:

@@ -20,10 +20,11 @@ import av
 from codecaux.decoder.parts import join_parts
 from codecaux.errors import InputError, ToolFailedError
 from codecaux.ffmpeg import Ffmpeg, file_argument, run_ffmpeg
-from codecaux.hevc import coded_packets, nal_type, open_video, split_nal_units
+from codecaux.hevc import nal_type, open_video, split_nal_units
 from codecaux.ladderindex import INIT_NAME, MAX_SEGMENTS, segment_name
 
 __all__ = [
+    "MAX_DELAY_SECONDS",
     "Segment",
     "Track",
     "average_rate",
@@ -32,6 +33,7 @@ __all__ = [
     "join_last_segments",
     "peak_rate",
     "read_track",
+    "sound_delay_seconds",
     "start_seconds",
 ]
 
@@ -40,6 +42,8 @@ _MOVFLAGS = "+frag_custom+dash+delay_moov+default_base_moof+cmaf+skip_sidx"
 # Below any distance of two keyframes: every keyframe starts a segment.
 _EVERY_KEYFRAME = "0.001"
 _PACKETS_LOOKED_AT = 64
+# More than any encoder's delay, and less than anyone hears.
+MAX_DELAY_SECONDS = Fraction(1, 10)
 _IDR_TYPES = {"hevc": (19, 20), "h264": (5,)}
 
 
@@ -126,11 +130,28 @@ def start_seconds(path: Path) -> Fraction:
             if not container.streams.video:
                 return Fraction(0)
         with open_video(path) as (container, stream):
-            packets = islice(coded_packets(container, stream), _PACKETS_LOOKED_AT)
-            times = [packet.pts for packet in packets if packet.pts is not None]
-            return min(times, default=0) * Fraction(stream.time_base or 1)
+            return _first_seconds(container, stream) or Fraction(0)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"expected a readable file at {path}, got: {error}") from error
+
+
+def sound_delay_seconds(path: Path, position: int) -> Fraction:
+    """How long after the first picture of a file audio stream ``position``, which must be there,
+    begins; below 0 where it begins before it.
+    """
+    pictures = start_seconds(path)
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            sound = _first_seconds(container, container.streams.audio[position])
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"expected readable sound at {path}, got: {error}") from error
+    return Fraction(0) if sound is None else sound - pictures
+
+
+def _first_seconds(container: Any, stream: Any) -> Fraction | None:
+    packets = islice(container.demux(stream), _PACKETS_LOOKED_AT)
+    times = [packet.pts for packet in packets if packet.size and packet.pts is not None]
+    return min(times) * Fraction(stream.time_base or 1) if times else None
 
 
 def cut_video(source: Path, folder: Path, shift_seconds: Fraction, ffmpeg: Ffmpeg) -> None:
@@ -151,12 +172,22 @@ def cut_audio(
 ) -> None:
     """Audio stream ``position`` in segments of ``segment_seconds``: each begins with the first
     frame of sound at or after its time, less the encoder delay at the track's start (at most a
-    frame or two).
+    frame or two). Sound long before the first picture is left out.
+
+    InputError where it begins more than ``MAX_DELAY_SECONDS`` after the first picture: packets can
+    be left out and not made up, and ffmpeg counts the segments from the first of them.
     """
+    delay = sound_delay_seconds(source, position)
+    if delay > MAX_DELAY_SECONDS:
+        raise InputError(
+            f"expected sound from the first picture on in audio track {position + 1} of {source}, "
+            f"got it {float(delay):.2f} s later; convert the track to AAC with silence before it"
+        )
     # Rounded down: a border must not come after the frame that begins on it.
     micros = int(segment_seconds * 1_000_000)
     length = f"{micros // 1_000_000}.{micros % 1_000_000:06d}"
-    _cut(source, f"a:{position}", length, folder, shift_seconds, ffmpeg)
+    from_zero = ("-ss", "0", "-copypriorss", "0") if delay < -MAX_DELAY_SECONDS else ()
+    _cut(source, f"a:{position}", length, folder, shift_seconds, ffmpeg, from_zero)
 
 
 def join_last_segments(folder: Path, count: int) -> None:
@@ -173,10 +204,17 @@ def join_last_segments(folder: Path, count: int) -> None:
 
 
 def _cut(
-    source: Path, specifier: str, length: str, folder: Path, shift: Fraction, ffmpeg: Ffmpeg
+    source: Path,
+    specifier: str,
+    length: str,
+    folder: Path,
+    shift: Fraction,
+    ffmpeg: Ffmpeg,
+    options: Sequence[str] = (),
 ) -> None:
     arguments = ["-v", "warning", "-copyts", "-itsoffset", f"{-float(shift):.6f}"]
     arguments += ["-i", file_argument(source.resolve()), "-map", f"0:{specifier}", "-c", "copy"]
+    arguments += options
     arguments += ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"]
     if specifier.startswith("V") and _is_hevc(source):
         arguments += ["-tag:v", "hvc1"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain, count
 from pathlib import Path
 
 import av
@@ -21,14 +22,23 @@ from codecaux.ladders.finals import cap_kbps
 from codecaux.ladders.gops import segment_frames
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
-from codecaux.ladders.rungs import AudioTrack
+from codecaux.ladders.rungs import LANGUAGE, AudioTrack
+from codecaux.ladders.segments import MAX_DELAY_SECONDS, sound_delay_seconds
 from codecaux.video import SCALES, Geometry
 
-__all__ = ["fallback_rung", "fallback_scale", "peak_over_mean", "sound_of"]
+__all__ = [
+    "fallback_rung",
+    "fallback_scale",
+    "language_tag",
+    "menu_name",
+    "peak_over_mean",
+    "sound_of",
+]
 
 # Of players without H.265, few are for more lines than these.
 _FALLBACK_LINES = 720
-_UNKNOWN_LANGUAGES = ("", "und")
+# What mp4 and others say where they know none.
+_UNKNOWN_LANGUAGE = "und"
 
 
 def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[list[AudioTrack]]:
@@ -38,16 +48,27 @@ def sound_of(original: Path | None, work: LadderWork, ffmpeg: Ffmpeg) -> Events[
         return tracks
     for position, (title, language) in enumerate(_described(original)):
         path, place = original, position
-        try:
-            audio_codec(original, position)
-        except InputError:
+        obstacle = _obstacle(original, position)
+        if obstacle:
             path, place = work.path / f"audio-{position + 1}.mp4", 0
             if not path.exists():
-                yield Notice(f"audio track {position + 1} becomes AAC: segments cannot hold it")
+                yield Notice(f"audio track {position + 1} becomes AAC: {obstacle}")
                 encode_audio(original, position, path, ffmpeg)
-        name = _menu_name(title, position, [track.name for track in tracks])
-        tracks.append(AudioTrack(path, place, name, language))
+        name = menu_name(title, position, [track.name for track in tracks])
+        tracks.append(AudioTrack(path, place, name, language_tag(language)))
     return tracks
+
+
+def _obstacle(path: Path, position: int) -> str:
+    """Why segments cannot have a track as it is; empty where they can."""
+    try:
+        audio_codec(path, position)
+    except InputError:
+        return "segments cannot hold it"
+    delay = sound_delay_seconds(path, position)
+    if delay > MAX_DELAY_SECONDS:
+        return f"it begins {float(delay):.2f} s after the pictures, and silence has to go before it"
+    return ""
 
 
 def _described(path: Path) -> list[tuple[str, str]]:
@@ -62,11 +83,22 @@ def _described(path: Path) -> list[tuple[str, str]]:
         raise InputError(f"expected a readable file at {path}, got: {error}") from error
 
 
-def _menu_name(title: str, position: int, taken: Sequence[str]) -> str:
-    """What a menu can show: printable, of its own."""
+def language_tag(language: str) -> str:
+    """A file's language as players want it, BCP 47; empty where it is unknown or is no such tag.
+
+    Files also say pt_BR and plain words. Pure.
+    """
+    tag = language.replace("_", "-")
+    is_known = LANGUAGE.fullmatch(tag) and tag.lower() != _UNKNOWN_LANGUAGE
+    return tag if is_known else ""
+
+
+def menu_name(title: str, position: int, taken: Sequence[str]) -> str:
+    """What a menu can show: printable, of its own among those ``taken``. Pure."""
     plain = "".join(c for c in title if c.isprintable() and c != '"').strip()[:80]
     name = plain or f"Audio {position + 1}"
-    return name if name not in taken else f"{name} ({position + 1})"
+    numbered = (f"{name} ({number})" for number in count(position + 1))
+    return next(free for free in chain([name], numbered) if free not in taken)
 
 
 # --------------------------------------------------------------------------------------- fallback
@@ -89,17 +121,17 @@ def fallback_rung(
         return path
     layout = source.info.format
     # On the rungs' grid, whatever the header of a variable rate says.
-    segment = segment_frames(fps, wanted.segment_seconds) / source.info.average_fps
+    frames = segment_frames(fps, wanted.segment_seconds)
     scale = fallback_scale(layout.width, layout.height, wanted.max_height)
-    settings = FallbackSettings(segment_seconds=segment, scale=scale)
+    settings = FallbackSettings(segment_frames=frames, scale=scale)
     trial = work.path / "h264-uncapped.mp4"
     with closing(encode_fallback(source, settings, trial, ffmpeg)) as events:
         yield from events
     peak, mean_kbps = peak_over_mean(trial)
     if peak > wanted.peak:
-        capped = replace(
-            settings, max_kbps=cap_kbps(mean_kbps, wanted.peak), buffer_seconds=segment / 2
-        )
+        buffer = frames / source.info.average_fps / 2
+        kbps = cap_kbps(mean_kbps, wanted.peak)
+        capped = replace(settings, max_kbps=kbps, buffer_seconds=buffer)
         with closing(encode_fallback(source, capped, trial, ffmpeg)) as events:
             yield from events
     trial.replace(path)

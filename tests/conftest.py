@@ -340,7 +340,7 @@ def make_ladder_parts(clip: Path, folder: Path) -> LadderParts:
         settings = StreamSettings(crf, "superfast", Fraction(scale), x265_params=params)
         streams[name] = folder / f"{name}.mp4"
         drain(encode_stream(source, settings, streams[name], ffmpeg))
-    fallback = FallbackSettings(segment_seconds=second, preset="superfast", max_kbps=400)
+    fallback = FallbackSettings(segment_frames=25, preset="superfast", max_kbps=400)
     drain(encode_fallback(source, fallback, folder / "h264.mp4", ffmpeg))
     weights = write_random_weights(streams["middle"], folder / "shared.weights", (128, 72), 85)
     return LadderParts(clip, **streams, fallback=folder / "h264.mp4", weights=weights)

@@ -114,3 +114,19 @@ def test_a_folder_needs_a_place(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "empty") as staging:
         (staging / "a").write_text("")
     assert (tmp_path / "empty" / "a").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_to_a_folder_stays_one(tmp_path: Path, is_there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    if is_there:
+        real.mkdir()
+        (real / "a").write_text("old")
+    link.symlink_to(real, target_is_directory=True)
+    with atomic_folder(link, overwrite=True) as staging:
+        assert staging.parent == real.parent
+        (staging / "b").write_text("new")
+    assert link.is_symlink()
+    assert [path.name for path in link.iterdir()] == ["b"]
+    assert list(real.parent.iterdir()) == [real]

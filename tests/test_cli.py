@@ -348,6 +348,32 @@ def test_full_standard_output_is_said_plainly(title: tuple[Path, Path]) -> None:
     assert done.returncode == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "encode BAD",
+        "encode a.y4m -o BAD",
+        "curve BAD",
+        "ladder BAD -o x",
+        "play BAD",
+        "measure BAD a",
+    ],
+)
+def test_a_name_that_is_not_utf8_is_3_and_leaves_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # What sys.argv holds for the bytes of caf\xe9.mp4.
+    code, out, err = run(capsys, *command.replace("BAD", "caf\udce9.mp4").split(), "--json")
+    assert code == 3
+    assert "expected a name in UTF-8, got caf\\udce9.mp4; rename the file" in err
+    assert [event["kind"] for event in events_of(out)] == ["InputError"]
+    assert list(tmp_path.iterdir()) == []
+
+
 # --------------------------------------------------------------------------------- whole commands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_one_changed_bit_of_a_slice_changes_the_hash(
     before, after = hash_stream(folder / "raw.hevc"), hash_stream(folder / "changed.hevc")
     assert before.whole_sha256 != after.whole_sha256
     assert before.start_sha256 == after.start_sha256
+
+
+def test_what_is_before_a_colon_is_no_protocol(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = shutil.copy(original, "Title: one.mp4")
+    assert hash_stream(Path(named)) == hash_stream(original)
 
 
 def test_what_is_not_a_whole_h265_stream_is_refused(

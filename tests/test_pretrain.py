@@ -82,6 +82,16 @@ def test_a_corpus_is_what_can_be_used(photos: Path, clip: Path, tmp_path: Path) 
     assert "broken.png" in [path.name for path, _ in corpus.skipped]
 
 
+def test_a_photo_with_a_colon_in_its_name(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(photos / "a.png", tmp_path / "roll: 1.png")
+    monkeypatch.chdir(tmp_path)
+    (item,) = find_items([Path()]).items
+    assert (item.kind, item.path) == ("photo", Path("roll: 1.png"))
+    assert read_rgb(item.path).equal(read_rgb(photos / "a.png"))
+
+
 def test_useless_folders_are_refused_at_once(tmp_path: Path, device: Device) -> None:
     with pytest.raises(InputError, match="expected a folder"):
         find_items([tmp_path / "nowhere"])

@@ -109,6 +109,11 @@ def test_folder_and_sound_are_no_video(tmp_path: Path, ffmpeg: Ffmpeg) -> None:
         probe(sound)
 
 
+def test_a_name_that_is_not_utf8() -> None:
+    with pytest.raises(InputError, match=r"caf\\udce9\.y4m; rename the file"):
+        probe(Path("caf\udce9.y4m"))
+
+
 def test_strange_names(clip: Path, tmp_path: Path) -> None:
     for name in ("a:b %d 'c'.mp4", "-x.mp4", "ü[1].mp4"):
         path = tmp_path / name

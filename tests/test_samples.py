@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_both_detectors_find_the_cuts(
     assert drain(find_cuts(scenes, ffmpeg)) == [30, 60]
     monkeypatch.setattr(samples, "detector_name", lambda: "ffmpeg")
     assert set(drain(find_cuts(scenes, ffmpeg))) >= {30, 60}
+
+
+def test_a_name_with_a_colon_is_no_protocol(
+    scenes: PreparedSource, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scenedetect")
+    monkeypatch.chdir(scenes.path.parent)
+    events = list(find_cuts(replace(scenes, path=Path(scenes.path.name)), ffmpeg))
+    assert not [event for event in events if isinstance(event, Notice)]
 
 
 def test_a_detector_that_fails_is_replaced(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codecaux.encoder.convert import SourceOptions
-from codecaux.encoder.mux import Track, choose_tracks
+from codecaux.encoder.mux import Track, choose_tracks, held_audio
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.stream import StreamResult, StreamSettings, encode_stream, timescale_of
 from codecaux.errors import InputError, ToolFailedError, UsageError
@@ -284,6 +284,19 @@ def test_what_x265_cannot_code_is_refused(
     assert not (tmp_path / "title.mp4").exists()
 
 
+@pytest.mark.parametrize(("codec", "is_held"), [("pcm_s16le", True), ("flac", False)])
+def test_sound_beside_the_pictures_of_a_mov(
+    make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg, codec: str, is_held: bool
+) -> None:
+    sound = ("-f", "lavfi", "-t", "0.5", "-i", "sine")
+    options = ("-map", "0:v", "-map", "1:a", "-c:a", codec)
+    clip = make_clip(f"sound-{codec}.mkv", inputs=sound, options=options)
+    result = encoded(clip, tmp_path / "title.mov", ffmpeg)
+    with av.open(str(result.path)) as container:
+        assert len(container.streams.audio) == is_held
+    assert bool(result.dropped) != is_held
+
+
 def test_what_a_container_cannot_hold_is_named(
     make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg
 ) -> None:
@@ -311,6 +324,20 @@ def test_choice_of_tracks() -> None:
     assert mp4.options == {"c:a:0": "copy", "c:s:0": "mov_text", "c:s:1": "copy"}
     assert mp4.dropped == ("audio track 1 (vorbis)", "subtitle track 1 (hdmv_pgs_subtitle)")
     assert choose_tracks(tracks, is_matroska=True).dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("x.mp4", ("audio track 4 (pcm_s24le)",)),
+        ("x.MOV", ("audio track 2 (flac)", "audio track 3 (opus)")),
+    ],
+)
+def test_a_mov_holds_other_sound_than_an_mp4(name: str, dropped: tuple[str, ...]) -> None:
+    codecs = ("aac", "flac", "opus", "pcm_s24le")
+    tracks = tuple(Track("a", position, codec) for position, codec in enumerate(codecs))
+    found = choose_tracks(tracks, is_matroska=False, audio=held_audio(Path(name)))
+    assert found.dropped == dropped
 
 
 def test_rotation_and_aspect_are_kept(clip: Path, ffmpeg: Ffmpeg, tmp_path: Path) -> None:

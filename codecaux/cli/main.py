@@ -24,6 +24,7 @@ import click
 from codecaux import __version__
 from codecaux.cli.session import Session
 from codecaux.errors import CodecauxError, InputError
+from codecaux.folders import check_name
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "keep_freed_memory", "main"]
 
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str], session: Session) -> int:
     try:
+        for argument in arguments:
+            check_name(argument)
         code = cli.main(arguments, prog_name="codecaux", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except CodecauxError as error:
