@@ -45,7 +45,7 @@ from codecaux.ladders.settings import SamplingSettings
 from codecaux.ladders.sharing import share_weights
 from codecaux.ladders.soundtrack import fallback_rung, sound_of
 from codecaux.ladders.thumbnails import Thumbnails, make_thumbnails
-from codecaux.ladders.titles import Title, drop_sample, whole_source
+from codecaux.ladders.titles import Title, sample_in_use, whole_source
 from codecaux.probe import probe as describe
 
 __all__ = ["Ladder", "Plan", "make_ladder", "plan_ladder"]
@@ -139,6 +139,11 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
 
     Points that fail are left out; where none of ours is left, the first failure is raised.
     """
+    with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
+        return (yield from _plan(prober, wanted))
+
+
+def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
     title = prober.title
     scales, notes = grid_scales(title.width, title.height, wanted)
     for note in notes:
@@ -161,7 +166,6 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         [point for point in points.values() if point.family == family]
         for family in ("ours", "x265")
     )
-    drop_sample(title, prober.cache, prober.ffmpeg)
     return Plan(
         metric=metric,
         pool=wanted.pool,

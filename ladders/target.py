@@ -25,7 +25,7 @@ from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.search import Search
 from codecaux.ladders.targets import Targets
-from codecaux.ladders.titles import drop_sample
+from codecaux.ladders.titles import sample_in_use
 
 __all__ = ["Found", "TargetEncode", "Trial", "encode_to_target", "find_target"]
 
@@ -200,6 +200,13 @@ def encode_to_target(
     Where the title was probed on samples and its encode misses the target, or is far beyond it, the
     search goes on with what was learnt and the encode is made again, twice at most.
     """
+    with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
+        return (yield from _to_target(prober, targets, scales, output, weights))
+
+
+def _to_target(
+    prober: Prober, targets: Targets, scales: Sequence[Fraction], output: Path, weights: Path
+) -> Events[TargetEncode]:
     found = yield from find_target(prober, targets, scales)
     offset = 0.0
     made = yield from _encode(prober, found, output, weights)
@@ -218,7 +225,6 @@ def encode_to_target(
             break
         again = replace(prober, settings=replace(prober.settings, overwrite=True))
         made = yield from _encode(again, found, output, weights)
-    drop_sample(prober.title, prober.cache, prober.ffmpeg)
     if not made.is_met:
         yield Notice(f"the whole title misses {targets} by a little; ask for more", "warning")
     return made
