@@ -87,10 +87,11 @@ def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[En
     ffmpeg = find_ffmpeg()
     check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
-    work = open_work_dir(settings)
+    head = head or HeadStart()
+    work = open_work_dir(settings, head.content)
     with held(work):
         yield Notice(f"device: {device.description}")
-        return (yield from _run(_Job(settings, ffmpeg, device, work, head or HeadStart())))
+        return (yield from _run(_Job(settings, ffmpeg, device, work, head)))
 
 
 def _run(job: _Job) -> Events[EncodeResult]:

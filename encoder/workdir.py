@@ -64,14 +64,17 @@ class WorkDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def open_work_dir(settings: EncodeSettings) -> WorkDir:
+def open_work_dir(settings: EncodeSettings, content: str | None = None) -> WorkDir:
     """The encode's folder: new, or an interrupted one's where ``resume``.
+
+    ``content``: the input's SHA-256, where it is known; its name may then be another one.
 
     UsageError where there is an interrupted one that is neither resumed nor given up (-y), where
     the one to resume was started with other settings, and where another process is at it.
     """
     work = WorkDir(settings.work_dir, settings.output.suffix)
-    wanted = {"version": __version__, "settings": identity(settings)}
+    asked = identity(settings) if content is None else identity(settings) | {"input": content}
+    wanted = {"version": __version__, "settings": asked}
     # Compared as JSON: what was written is what must be read again.
     wanted = json.loads(json.dumps(wanted))
     if work.path.exists():

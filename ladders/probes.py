@@ -174,7 +174,7 @@ class Prober:
             payload = self.weights(Probe(point.started_from, probe.scale))
             settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
         start = None if payload is None else weights_to_start_from(payload)
-        return settings, HeadStart(weights=start)
+        return settings, HeadStart(weights=start, content=self.title.content)
 
     def point_of(self, probe: Probe, result: EncodeResult) -> OperatingPoint:
         """An encode's result as a point of this title."""
@@ -247,6 +247,7 @@ class Prober:
             source,
             times_longer=self.title.num_frames / self.title.sample_frames,
             weights=None if payload is None else weights_to_start_from(payload),
+            content=self.title.content,
         )
         result = yield from encode(settings, head)
         return self.point_of(probe, result), result.weights.read_bytes()

@@ -180,10 +180,12 @@ def test_the_final_encode_is_the_probe_s_own_or_goes_on_from_it(
     assert (made.stream.crf, made.input) == (30.0, str(clip))
 
 
-def test_a_killed_probe_goes_on_where_it_was(
-    clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_probe_goes_on_where_it_was_though_its_source_was_renamed(
+    clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    prober = _prober(clip, cache, ffmpeg)
+    source = tmp_path / "before.mkv"
+    source.write_bytes(clip.read_bytes())
+    prober = _prober(source, cache, ffmpeg)
     running = prober.make(Probe(28.0))
     for event in running:
         if isinstance(event, StageStarted) and event.stage == "fit":
@@ -199,7 +201,8 @@ def test_a_killed_probe_goes_on_where_it_was(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "encode", watched)
-    drain(prober.make(Probe(28.0)))
+    renamed = _prober(source.rename(tmp_path / "after.mkv"), cache, ffmpeg)
+    drain(renamed.make(Probe(28.0)))
     assert seen == [made]
 
 
