@@ -60,8 +60,37 @@ class WorkDir:
             )
         write_atomic(self._identity, _to_bytes(record))
 
+    def bind_lpips(self, sha256: str | None) -> None:
+        """Tie the folder to the LPIPS weights that the fit is begun with, None: to doing without.
+
+        UsageError where it was begun with others: half of a fit each way is a fit for nothing.
+        """
+        record = _read(self._identity)
+        known = record.setdefault("lpips", sha256)
+        if known != sha256:
+            raise UsageError(_other_lpips(self.path, str(known) if known else None, sha256))
+        write_atomic(self._identity, _to_bytes(record))
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _other_lpips(path: Path, known: str | None, now: str | None) -> str:
+    begun = f"the interrupted encode in {path} was begun"
+    if now is None:
+        return (
+            f"{begun} with LPIPS, and now there is none; give --lpips-weights, or start again with "
+            "-y"
+        )
+    if known is None:
+        return (
+            f"{begun} without LPIPS, and now there is one; resume without --lpips-weights, or "
+            "start again with -y"
+        )
+    return (
+        f"{begun} with LPIPS weights of SHA-256 {known}, now they have {now}; give the same ones "
+        "by --lpips-weights, or start again with -y"
+    )
 
 
 def open_work_dir(settings: EncodeSettings, content: str | None = None) -> WorkDir:

@@ -36,9 +36,9 @@ from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.ladders.cache import Cache, locked
 from codecaux.ladders.points import Family, OperatingPoint, pooled_scores
-from codecaux.ladders.titles import Title, content_sha256, sample_source, whole_source
+from codecaux.ladders.titles import Title, sample_source, whole_source
 from codecaux.lpips import Lpips, find_lpips
-from codecaux.lpips_files import ENVIRONMENT_VARIABLE, locate_lpips_weights
+from codecaux.lpips_files import ENVIRONMENT_VARIABLE, lpips_sha256
 from codecaux.measure import measure
 from codecaux.probe import probe as describe
 from codecaux.rate import total_rate
@@ -304,10 +304,7 @@ def _lpips_sha256(net: str, explicit: Path | None, named: str | None) -> str | N
     """Of the file that would be used, fetched where it may be; None where there is none. ``named``
     by the environment: looked up by whoever is asked, and here a part of the question.
     """
-    try:
-        return content_sha256(locate_lpips_weights(net, explicit=explicit))
-    except LpipsUnavailableError:
-        return None
+    return lpips_sha256(net, explicit=explicit)
 
 
 def _resolved(settings: EncodeSettings, share: float = 1.0) -> FitSettings:
