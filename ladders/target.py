@@ -38,12 +38,31 @@ _CLOSE_ENOUGH = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class Offset:
+    """What the whole title is known to have beyond its probes, as margins: of what the search goes
+    by, and of the ceiling beside floors.
+    """
+
+    searched: float = 0.0
+    ceiling: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
-    """A probe, its point, and how far it is beyond what the search goes by (0..1: a hit)."""
+    """A probe, its point, and how far it is beyond what the search goes by (0..1: a hit).
+
+    ``room``: how far it is below the ceiling, where there are floors too; 0 where not.
+    """
 
     probe: Probe
     point: OperatingPoint
     margin: float
+    room: float = 0.0
+
+    @property
+    def is_met(self) -> bool:
+        """Are all targets met, as far as the probe can tell?"""
+        return self.margin >= 0 and self.room >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +89,25 @@ class TargetEncode:
 
 
 def find_target(
-    prober: Prober, targets: Targets, scales: Sequence[Fraction], offset: float = 0.0
+    prober: Prober, targets: Targets, scales: Sequence[Fraction], offset: Offset | None = None
 ) -> Events[Found]:
-    """Search every scale. ``offset`` is added to all margins: what the whole title is known to gain
-    on its probes.
+    """Search every scale. ``offset`` is added to all margins.
 
     TargetError, with the best point, where no point meets all targets; InputError where a metric
     cannot be computed for this title.
     """
-    trials: list[Trial] = []
+    searches: list[_ScaleSearch] = []
     start = _START_CRF
     for scale in scales:
-        tried = yield from _search(prober, targets, scale, start, offset)
-        trials += tried
-        met = [trial.probe.crf for trial in tried if trial.margin >= 0]
+        search = _ScaleSearch(prober, targets, scale, start, offset or Offset())
+        searches.append(search)
+        yield from search.run()
+        met = [trial.probe.crf for trial in search.trials if trial.margin >= 0]
         start = min(max(max(met, default=start) + _CRF_A_SCALE, _LOW_CRF), _HIGH_CRF - 10)
+    for search in searches:
+        if not any(each.is_met for each in searches):
+            yield from search.squeeze()
+    trials = tuple(trial for search in searches for trial in search.trials)
     hits = [trial for trial in trials if trial.margin >= 0]
     if not hits:
         raise _out_of_reach(prober, targets, max(trials, key=lambda trial: trial.margin))
@@ -92,34 +115,74 @@ def find_target(
         chosen = min(hits, key=lambda trial: trial.point.total_kbps)
     else:
         chosen = max(hits, key=_quality)
-    ceiling = targets.ceiling
-    if ceiling is not None and (ceiling.margin(chosen.point, targets.pool) or 0) < 0:
+    if not chosen.is_met:
         raise _out_of_reach(prober, targets, chosen)
-    return Found(targets, tuple(trials), chosen)
+    return Found(targets, trials, chosen)
 
 
-def _search(
-    prober: Prober, targets: Targets, scale: Fraction, start: float, offset: float
-) -> Events[list[Trial]]:
-    # The search wants margins that fall as x rises: under a ceiling they rise with the CRF.
-    sign = 1.0 if targets.is_for_quality else -1.0
-    low, high = sorted((sign * _LOW_CRF, sign * _HIGH_CRF))
-    search = Search(low, high, sign * start)
-    trials: list[Trial] = []
-    while (x := search.ask()) is not None:
-        probe = Probe(sign * x, scale)
-        nearest = sorted(trials, key=lambda trial: abs(trial.probe.crf - probe.crf))
-        made = prober.make(probe, [trial.probe for trial in nearest])
+class _ScaleSearch:
+    """The search over CRF at one scale; ``trials`` in their order."""
+
+    def __init__(
+        self, prober: Prober, targets: Targets, scale: Fraction, start: float, offset: Offset
+    ) -> None:
+        self._prober, self._targets, self._scale, self._offset = prober, targets, scale, offset
+        # The search wants margins that fall as x rises: under a ceiling they rise with the CRF.
+        self._sign = 1.0 if targets.is_for_quality else -1.0
+        low, high = sorted((self._sign * _LOW_CRF, self._sign * _HIGH_CRF))
+        self._search = Search(low, high, self._sign * start)
+        self.trials: list[Trial] = []
+
+    @property
+    def is_met(self) -> bool:
+        """Has a trial met all targets?"""
+        return any(trial.is_met for trial in self.trials)
+
+    def run(self) -> Events[None]:
+        """To what the search goes by."""
+        while (x := self._search.ask()) is not None:
+            yield from self._try(x)
+
+    def squeeze(self) -> Events[None]:
+        """On to the larger CRFs that meet the floors as well, until one fits below the ceiling."""
+        self._search.tighten()
+        while self._may_fit() and (x := self._search.ask()) is not None:
+            yield from self._try(x)
+
+    def _may_fit(self) -> bool:
+        """Rates fall with the CRF, but for that of the weights: where the least CRF that misses the
+        floors takes clearly too much, those below it do.
+        """
+        hits = [trial for trial in self.trials if trial.margin >= 0]
+        if self.is_met or not hits:
+            return False
+        best = max(hit.probe.crf for hit in hits)
+        above = [trial for trial in self.trials if trial.probe.crf > best]
+        return min(above, key=_crf).room > -_CLOSE_ENOUGH if above else True
+
+    def _try(self, x: float) -> Events[None]:
+        targets, probe = self._targets, Probe(self._sign * x, self._scale)
+        nearest = sorted(self.trials, key=lambda trial: abs(trial.probe.crf - probe.crf))
+        made = self._prober.make(probe, [trial.probe for trial in nearest])
         point = yield from _as_one_stage(made, f"probe {probe.label}")
         margin = targets.searched(point)
         if margin is None:
             raise _missing(targets, point)
-        margin += offset
-        trials.append(Trial(probe, point, margin))
-        search.tell(x, margin)
-        verdict = "misses" if margin < 0 else "meets"
+        room = targets.room(point)
+        trial = Trial(
+            probe,
+            point,
+            margin + self._offset.searched,
+            0.0 if room is None else room + self._offset.ceiling,
+        )
+        self.trials.append(trial)
+        self._search.tell(x, trial.margin)
+        verdict = "meets" if trial.is_met else "misses"
         yield Notice(f"probe: {_described(point, targets)}: {verdict} the target")
-    return trials
+
+
+def _crf(trial: Trial) -> float:
+    return trial.probe.crf
 
 
 def _as_one_stage(events: Events[OperatingPoint], stage: str) -> Events[OperatingPoint]:
@@ -208,13 +271,12 @@ def _to_target(
     prober: Prober, targets: Targets, scales: Sequence[Fraction], output: Path, weights: Path
 ) -> Events[TargetEncode]:
     found = yield from find_target(prober, targets, scales)
-    offset = 0.0
+    offset = Offset()
     made = yield from _encode(prober, found, output, weights)
     for _ in range(_MAX_ENCODES - 1):
-        margin = targets.searched(made.final)
-        if prober.title.is_whole or margin is None or 0 <= margin <= _CLOSE_ENOUGH:
+        if prober.title.is_whole or _is_close(targets, made.final):
             break
-        offset = margin - (found.chosen.margin - offset)
+        offset = _offset(made, offset)
         yield Notice(f"the whole title has {_described(made.final, targets)}: searching on")
         try:
             found = yield from find_target(prober, targets, scales, offset)
@@ -228,6 +290,23 @@ def _to_target(
     if not made.is_met:
         yield Notice(f"the whole title misses {targets} by a little; ask for more", "warning")
     return made
+
+
+def _is_close(targets: Targets, final: OperatingPoint) -> bool:
+    """Is there nothing to be gained by another search?"""
+    margin = targets.searched(final)
+    return margin is None or (targets.are_met(final) and margin <= _CLOSE_ENOUGH)
+
+
+def _offset(made: TargetEncode, before: Offset) -> Offset:
+    """What the whole title has beyond its probe, which was told with the offset ``before``."""
+    targets, chosen = made.found.targets, made.found.chosen
+    margin, room = targets.searched(made.final), targets.room(made.final)
+    assert margin is not None, "a whole title lacks a metric that its probe had"
+    return Offset(
+        margin - (chosen.margin - before.searched),
+        0.0 if room is None else room - (chosen.room - before.ceiling),
+    )
 
 
 def _encode(prober: Prober, found: Found, output: Path, weights: Path) -> Events[TargetEncode]:

@@ -95,6 +95,12 @@ class Targets:
         known = [margin for margin in margins if margin is not None]
         return min(known) if len(known) == len(margins) else None
 
+    def room(self, point: OperatingPoint) -> float | None:
+        """The margin of the ceiling beside floors; None where there are not both."""
+        if self.ceiling is None or not self.floors:
+            return None
+        return self.ceiling.margin(point, self.pool)
+
     def are_met(self, point: OperatingPoint) -> bool:
         """All of them, floors and ceiling."""
         margins = [target.margin(point, self.pool) for target in self.all]

@@ -144,6 +144,24 @@ def test_what_is_met_everywhere_or_nowhere(shift: float, expected: float | None)
     assert expected is not None or search.nearest_miss == 8.0
 
 
+def test_a_search_that_is_tightened_goes_on_to_the_largest_x() -> None:
+    def margin(x: float) -> float:
+        return 3 * (27.24 - x)
+
+    search = Search(8, 48, 27)
+    assert _run(search, margin) == 1
+    assert search.best == 27.0
+    search.tighten()
+    assert _run(search, margin) <= 6
+    assert search.best == 27.2
+    # What is met everywhere ends at the end.
+    search = Search(8, 48, 47.8)
+    assert _run(search, lambda x: 0.5) == 1
+    search.tighten()
+    assert _run(search, lambda x: 0.5) == 1
+    assert search.best == 48.0
+
+
 def test_a_margin_that_is_not_monotone_ends_all_the_same() -> None:
     search = Search(8, 48, 26)
     assert _run(search, lambda x: 40 * (-1) ** round(10 * x)) <= 12
@@ -204,6 +222,25 @@ def test_all_floors_are_met(prober: Prober) -> None:
     score = point.score("vmaf_v061_neg")
     assert score is not None
     assert 85 <= score <= 85.5
+
+
+def test_a_quality_and_a_ceiling_that_only_one_crf_meets(
+    prober: Prober, fake_probes: FakeProbes
+) -> None:
+    # CRF 25.5 is close enough to 84.3, but takes too much; 25.7 has 84.3 itself.
+    kbps = {crf: fake_probes.point(prober, Probe(crf)).total_kbps for crf in (25.7, 25.9)}
+    targets = parse_targets([f"vmaf=84.3,rate={1.0005 * kbps[25.7]:.3f}k"])
+    found = drain(find_target(prober, targets, X2))
+    assert found.chosen.probe.crf == 25.7
+    assert targets.are_met(found.chosen.point)
+    assert [trial.is_met for trial in found.trials].count(True) == 1
+    with pytest.raises(TargetError, match=r"CRF 25\.7 "):
+        drain(find_target(prober, parse_targets([f"vmaf=84.3,rate={kbps[25.9]:.3f}k"]), X2))
+    # Far out of reach is seen at once.
+    tried = len(fake_probes.made)
+    with pytest.raises(TargetError):
+        drain(find_target(prober, parse_targets(["vmaf=84.3,rate=10k"]), X2))
+    assert len(fake_probes.made) == tried
 
 
 @pytest.mark.parametrize(("wish", "limit"), [("rate=900k", 900.0), ("size=120kB", None)])

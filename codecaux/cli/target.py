@@ -59,7 +59,7 @@ def target_fields(made: TargetEncode) -> dict[str, Any]:
     found, pool = made.found, made.found.targets.pool
     trials = [
         point_fields(trial.point, pool)
-        | {"is_met": trial.margin >= 0, "is_chosen": trial is found.chosen}
+        | {"is_met": trial.is_met, "is_chosen": trial is found.chosen}
         for trial in found.trials
     ]
     return {
