@@ -87,6 +87,19 @@ class TargetEncode:
         """By the final title, not by its probe."""
         return self.found.targets.are_met(self.final)
 
+    @property
+    def miss(self) -> TargetError | None:
+        """What to raise where it is not met, once the files and this result are seen to."""
+        if self.is_met:
+            return None
+        targets, result = self.found.targets, self.result
+        return TargetError(
+            f"expected {targets}, got a whole title of {_described(self.final, targets)}; "
+            f"{result.stream} and {result.weights} are written all the same (another --scale, more "
+            "--steps or longer samples may reach it)",
+            best=self.final,
+        )
+
 
 def find_target(
     prober: Prober, targets: Targets, scales: Sequence[Fraction], offset: Offset | None = None
@@ -261,7 +274,10 @@ def encode_to_target(
     """Search, and make the encode; ``prober.settings`` says whether it resumes and overwrites.
 
     Where the title was probed on samples and its encode misses the target, or is far beyond it, the
-    search goes on with what was learnt and the encode is made again, twice at most.
+    search goes on with what was learnt and the encode is made again, twice at most. Where even that
+    misses it, the files are there all the same, and the result's ``miss`` says so.
+
+    TargetError where the probes already say that it is out of reach.
     """
     with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
         return (yield from _to_target(prober, targets, scales, output, weights))
@@ -287,8 +303,6 @@ def _to_target(
             break
         again = replace(prober, settings=replace(prober.settings, overwrite=True))
         made = yield from _encode(again, found, output, weights)
-    if not made.is_met:
-        yield Notice(f"the whole title misses {targets} by a little; ask for more", "warning")
     return made
 
 

@@ -323,6 +323,36 @@ def test_a_sampled_title_that_misses_is_made_again(
     assert 84 <= score <= 84.5
 
 
+def test_a_whole_title_that_misses_is_written_and_exits_with_7(
+    make_clip: Callable[..., Path],
+    fake_probes: FakeProbes,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The whole title scores 30 less than its samples: no probe promises enough for that."""
+
+    def encode(prober: Prober, found: Found, output: Path, weights: Path) -> Events[TargetEncode]:
+        yield Notice("encoding")
+        point = fake_probes.point(prober, found.chosen.probe)
+        lower = {m: {p: v - 30 for p, v in by.items()} for m, by in point.enhanced.items()}
+        result = EncodeResult(output, weights, Rate(1, 1, 1.0), {}, {}, "CPU", 24)
+        return TargetEncode(found, result, replace(point, enhanced=lower))
+
+    monkeypatch.setattr(module, "_encode", encode)
+    clip = make_clip("wide.mkv", size=(256, 160), frames=24)
+    output = tmp_path / "out.mp4"
+    arguments = ["encode", "--target", "vmaf=94", "--net", "tiny", "--sample-seconds", "0.5"]
+    assert main([*arguments, "-o", str(output), "--json", str(clip)]) == 7
+    said = capsys.readouterr()
+    *_, result, error = map(json.loads, said.out.splitlines())
+    assert (result["event"], result["target"]["is_met"]) == ("result", False)
+    assert result["target"]["final"]["scores"]["enhanced"]["vmaf_v1"] < 65
+    assert (error["event"], error["exit_code"]) == ("error", 7)
+    assert "VMAF v1 64." in error["message"]
+    assert f"{output} and {output.with_suffix('.weights')} are written" in error["message"]
+
+
 # ---------------------------------------------------------------------------------------- command
 
 

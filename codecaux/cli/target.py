@@ -19,7 +19,9 @@ __all__ = ["run_target"]
 
 
 def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) -> None:
-    """The whole command. Raises what searching and encoding raise."""
+    """The whole command. Raises what searching and encoding raise, and at its end TargetError for
+    a whole title that misses what its samples promised.
+    """
     if options["crf"] is not None:
         raise click.UsageError("--crf says the CRF and --target finds one; give one of them")
     is_auto = options["scale"] == AUTO
@@ -50,6 +52,8 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         renderer.result(result_fields(made.result) | {"target": fields})
     if not json_output:
         _print(made, fields)
+    if made.miss is not None:
+        raise made.miss
 
 
 def target_fields(made: TargetEncode) -> dict[str, Any]:
