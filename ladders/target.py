@@ -16,14 +16,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+from codecaux.encoder.checks import check_encode
 from codecaux.encoder.encode import EncodeResult, encode
-from codecaux.errors import InputError, TargetError
+from codecaux.errors import FitError, InputError, TargetError
 from codecaux.events import Events, Notice, Progress, StageDone, StageStarted
+from codecaux.ladders.cache import digest_of
 from codecaux.ladders.commands import encode_command
 from codecaux.ladders.picture import METRIC_NAMES
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.search import Search
+from codecaux.ladders.target_work import TargetWork, check_target_work, open_target_work
 from codecaux.ladders.targets import Targets
 from codecaux.ladders.titles import sample_in_use
 
@@ -127,7 +130,7 @@ def find_target(
     if targets.is_for_quality:
         chosen = min(hits, key=lambda trial: trial.point.total_kbps)
     else:
-        chosen = max(hits, key=_quality)
+        chosen = max(hits, key=lambda trial: _quality(trial.point))
     if not chosen.is_met:
         raise _out_of_reach(prober, targets, chosen)
     return Found(targets, trials, chosen)
@@ -220,10 +223,10 @@ def _as_one_stage(events: Events[OperatingPoint], stage: str) -> Events[Operatin
                 yield event
 
 
-def _quality(trial: Trial) -> float:
+def _quality(point: OperatingPoint) -> float:
     """Of points within a ceiling: by VMAF v1, or by what there is."""
     for metric in ("vmaf_v1", "vmaf_v061", "psnr_y_db"):
-        value = trial.point.score(metric)
+        value = point.score(metric)
         if value is not None:
             return value
     return 0.0
@@ -279,31 +282,51 @@ def encode_to_target(
 
     TargetError where the probes already say that it is out of reach.
     """
+    settings = replace(prober.settings, output=output, weights=weights)
+    check_encode(settings)
+    check_target_work(settings)
     with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
-        return (yield from _to_target(prober, targets, scales, output, weights))
+        found = yield from find_target(prober, targets, scales)
+        with open_target_work(settings) as work:
+            made = yield from _whole_titles(prober, found, scales, work)
+            best = _best(made)
+            work.publish(best.result, output, weights)
+    return replace(best, result=replace(best.result, stream=output, weights=weights))
 
 
-def _to_target(
-    prober: Prober, targets: Targets, scales: Sequence[Fraction], output: Path, weights: Path
-) -> Events[TargetEncode]:
-    found = yield from find_target(prober, targets, scales)
-    offset = Offset()
-    made = yield from _encode(prober, found, output, weights)
-    for _ in range(_MAX_ENCODES - 1):
-        if prober.title.is_whole or _is_close(targets, made.final):
+def _whole_titles(
+    prober: Prober, found: Found, scales: Sequence[Fraction], work: TargetWork
+) -> Events[list[TargetEncode]]:
+    """The encode at what was found; of a sampled title more, as long as that may gain something."""
+    targets, offset = found.targets, Offset()
+    made = [(yield from _whole_title(prober, found, work))]
+    while len(made) < _MAX_ENCODES and not prober.title.is_whole:
+        last = made[-1]
+        if _is_close(targets, last.final):
             break
-        offset = _offset(made, offset)
-        yield Notice(f"the whole title has {_described(made.final, targets)}: searching on")
+        offset = _offset(last, offset)
+        yield Notice(f"the whole title has {_described(last.final, targets)}: searching on")
         try:
             found = yield from find_target(prober, targets, scales, offset)
-        except TargetError as error:
+            if found.chosen.probe in [each.found.chosen.probe for each in made]:
+                break
+            made.append((yield from _whole_title(prober, found, work)))
+        except (TargetError, FitError) as error:
+            # What was made is there to be taken.
             yield Notice(str(error), "warning")
             break
-        if found.chosen.probe == made.found.chosen.probe:
-            break
-        again = replace(prober, settings=replace(prober.settings, overwrite=True))
-        made = yield from _encode(again, found, output, weights)
     return made
+
+
+def _best(made: Sequence[TargetEncode]) -> TargetEncode:
+    """Of those that meet the targets the cheapest, or the best in a ceiling; else the nearest."""
+    targets = made[0].found.targets
+    met = [each for each in made if each.is_met]
+    if not met:
+        return max(made, key=lambda each: targets.worst(each.final))
+    if targets.is_for_quality:
+        return min(met, key=lambda each: each.final.total_kbps)
+    return max(met, key=lambda each: _quality(each.final))
 
 
 def _is_close(targets: Targets, final: OperatingPoint) -> bool:
@@ -323,9 +346,21 @@ def _offset(made: TargetEncode, before: Offset) -> Offset:
     )
 
 
-def _encode(prober: Prober, found: Found, output: Path, weights: Path) -> Events[TargetEncode]:
-    chosen = found.chosen
-    yield Notice(f"chosen: {_described(chosen.point, found.targets)}")
-    settings, head = prober.final(chosen.probe, chosen.point, output, weights)
-    result = yield from encode(settings, head)
-    return TargetEncode(found, result, prober.point_of(chosen.probe, result))
+def _whole_title(prober: Prober, found: Found, work: TargetWork) -> Events[TargetEncode]:
+    """The encode at the chosen point; what was done before is not made again."""
+    probe, point = found.chosen.probe, found.chosen.point
+    yield Notice(f"chosen: {_described(point, found.targets)}")
+    name = _name(prober, found.chosen)
+    result = work.result(name)
+    if result is None:
+        settings, head = prober.final(probe, point, *work.files(name))
+        result = yield from encode(replace(settings, resume=True, overwrite=True), head)
+        work.keep(name, result)
+    return TargetEncode(found, result, prober.point_of(probe, result))
+
+
+def _name(prober: Prober, chosen: Trial) -> str:
+    """Of the whole title's files: all that they depend on is in it."""
+    probe = chosen.probe
+    identity = prober.identity(probe) | {"start": chosen.point.started_from}
+    return f"crf{probe.crf:g}-scale{float(probe.scale):g}-{digest_of(identity)[:16]}"
