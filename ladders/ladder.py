@@ -108,13 +108,14 @@ def make_ladder(
     """
     check_jobs(wanted.jobs)
     check_output(output, source, overwrite=settings.overwrite)
+    sampling = sampling or SamplingSettings()
     work = open_ladder_work(
-        output, settings, wanted, resume=settings.resume, overwrite=settings.overwrite
+        output, settings, wanted, sampling, resume=settings.resume, overwrite=settings.overwrite
     )
     job = _Job(settings, wanted, output, work, {})
     try:
         with job.timed("probes"):
-            prober = yield from job.prober(source, sampling or SamplingSettings(), cache)
+            prober = yield from job.prober(source, sampling, cache)
             plan = yield from plan_ladder(prober, wanted)
     except CodecauxError:
         # What was refused leaves nothing to go on with.
@@ -217,7 +218,7 @@ class _Job:
         cache = cache or Cache.open(self.work.probes)
         prober = yield from open_prober(source, self.settings, sampling, cache)
         title, segment = prober.title, self.wanted.segment_seconds
-        self.work.bind(title.content)
+        self.work.bind(title.content, prober.lpips())
         settings = on_the_grid(self.settings, title.fps, segment)
         if title.num_frames <= segment_frames(title.fps, segment):
             raise InputError(

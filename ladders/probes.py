@@ -135,6 +135,14 @@ class Prober:
             "num_frames": self.title.num_frames,
         }
 
+    def lpips(self) -> dict[str, str | None]:
+        """SHA-256 of the LPIPS weights that scores (alex) and fits (squeeze) use; None where there
+        are none, or none are wanted.
+        """
+        is_wanted = objective_by_name(self.settings.fit.objective).wants_lpips
+        fits = self._lpips_identity("squeeze") if is_wanted else None
+        return {"alex": self._lpips_identity("alex"), "squeeze": fits}
+
     def cached(self, probe: Probe) -> OperatingPoint | None:
         """The point, where it was made before."""
         entry = self.cache.get(_KIND, self.identity(probe))
