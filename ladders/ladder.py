@@ -27,7 +27,13 @@ from codecaux.events import Events, Notice
 from codecaux.hevc import hash_stream
 from codecaux.ladderindex import LadderIndex, RungEntry
 from codecaux.ladders.cache import Cache
-from codecaux.ladders.choice import candidates, choose_rungs, grid_scales, probes_between
+from codecaux.ladders.choice import (
+    SAME_QUALITY,
+    candidates,
+    choose_rungs,
+    grid_scales,
+    probes_between,
+)
 from codecaux.ladders.compare import plain_hull
 from codecaux.ladders.curve import as_error, choice_metric, hull_of, open_prober
 from codecaux.ladders.finals import FinalRung, Foretold, make_finals, on_the_grid
@@ -167,6 +173,9 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         [point for point in points.values() if point.family == family]
         for family in ("ours", "x265")
     )
+    rungs = _chosen(mine, metric, wanted)
+    if len(rungs) < (wanted.count or 0):
+        yield _too_few(len(rungs), wanted)
     return Plan(
         metric=metric,
         pool=wanted.pool,
@@ -174,9 +183,18 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         x265_points=tuple(theirs),
         hull=tuple(hull),
         plain=tuple(plain_hull(mine, theirs, metric, wanted.pool)),
-        rungs=tuple(_chosen(mine, metric, wanted)),
+        rungs=tuple(rungs),
         failures={probe.label: failure for probe, failure in failures.items()},
         num_cached=run.num_cached,
+    )
+
+
+def _too_few(found: int, wanted: LadderSettings) -> Notice:
+    limit = "--least-gain" if wanted.top is None else "--top"
+    return Notice(
+        f"{found} of {wanted.count} rungs: the hull of the probes has no more points that differ "
+        f"by {SAME_QUALITY:g} VMAF up to {limit}; give a finer --crf for more",
+        "warning",
     )
 
 

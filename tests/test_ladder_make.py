@@ -24,7 +24,7 @@ from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.errors import FitError, InputError, UsageError
-from codecaux.events import Event, Events, drain
+from codecaux.events import Event, Events, Notice, drain
 from codecaux.ffmpeg import find_ffmpeg
 from codecaux.ladderindex import INDEX_NAME, read_index
 from codecaux.ladders import finals, probes, sharing
@@ -177,6 +177,18 @@ def test_probes_have_the_ladders_keyframes(
     assert len(fake_probes.made) == 6
     _make(title, tmp_path / "c", replace(WANTED, segment_seconds=Fraction(2)))
     assert len(fake_probes.made) == 12
+
+
+def test_fewer_rungs_than_were_asked_for_are_said(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    made, seen = _make(title, tmp_path / "a", replace(WANTED, count=6))
+    assert len(made.rungs) == 3
+    (said,) = [e.message for e in seen if isinstance(e, Notice) and e.level == "warning"]
+    assert said.startswith("3 of 6 rungs: ")
+    assert "finer --crf" in said
+    _, seen = _make(title, tmp_path / "b", replace(WANTED, count=3))
+    assert not [e for e in seen if isinstance(e, Notice) and e.level == "warning"]
 
 
 def test_a_long_title_is_probed_on_samples_and_made_whole(
