@@ -38,6 +38,7 @@ __all__ = [
     "content_sha256",
     "download_lpips",
     "locate_lpips_weights",
+    "lpips_sha256",
 ]
 
 ENVIRONMENT_VARIABLE = "CODECAUX_LPIPS_WEIGHTS"
@@ -125,6 +126,19 @@ def locate_lpips_weights(
     except (OSError, ValueError, InputError) as error:
         raise LpipsUnavailableError(_how_to_supply(net, f"no download: {error}")) from error
     return cached
+
+
+def lpips_sha256(net: str, *, explicit: Path | None = None) -> str | None:
+    """Of the file that :func:`locate_lpips_weights` finds; None where there is nothing to be had.
+
+    Raises InputError as that does.
+    """
+    try:
+        path = locate_lpips_weights(net, explicit=explicit)
+    except LpipsUnavailableError:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _how_to_supply(net: str, reason: str) -> str:

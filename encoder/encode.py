@@ -50,6 +50,7 @@ from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.hevc import hash_stream
 from codecaux.lpips import Lpips, LpipsNet, find_lpips
+from codecaux.lpips_files import lpips_sha256
 from codecaux.metadata import Fusion, Json, WeightsMetadata
 from codecaux.rate import Rate, total_rate
 from codecaux.scores import METRICS, Scores, ScoreTools
@@ -87,10 +88,11 @@ def encode(settings: EncodeSettings, head: HeadStart | None = None) -> Events[En
     ffmpeg = find_ffmpeg()
     check_parameters(ffmpeg, settings.stream.x265_params)
     device = choose_device(settings.device)
-    work = open_work_dir(settings)
+    head = head or HeadStart()
+    work = open_work_dir(settings, head.content)
     with held(work):
         yield Notice(f"device: {device.description}")
-        return (yield from _run(_Job(settings, ffmpeg, device, work, head or HeadStart())))
+        return (yield from _run(_Job(settings, ffmpeg, device, work, head)))
 
 
 def _run(job: _Job) -> Events[EncodeResult]:
@@ -252,7 +254,10 @@ class _Job:
         size = (int(height * scale), int(width * scale))
         objective = objective_by_name(fit.objective).for_net(self._config)
         colour = source.info.format.colour
-        return (yield from open_goal(objective, colour, size, fit.seed, self.device, self._lpips))
+        goal = yield from open_goal(objective, colour, size, fit.seed, self.device, self._lpips)
+        has_lpips, named = goal.terms.lpips is not None, self.settings.lpips_weights
+        self.work.bind_lpips(lpips_sha256("squeeze", explicit=named) if has_lpips else None)
+        return goal
 
     def _lpips(self, net: LpipsNet, who: str) -> Events[Lpips | None]:
         """LPIPS on the device; None, and a notice, where its weights are not to be had."""

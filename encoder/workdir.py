@@ -15,7 +15,7 @@ from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["WorkDir", "check_same", "held", "open_work_dir"]
+__all__ = ["WorkDir", "check_folder", "check_same", "held", "open_folder", "open_work_dir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,11 @@ class WorkDir:
     def _identity(self) -> Path:
         return self.path / "identity.json"
 
+    @property
+    def is_bound(self) -> bool:
+        """Is it that of a single encode?"""
+        return self._identity.exists()
+
     def bind(self, fingerprint: str) -> None:
         """Tie the folder to the source's content; InputError where it was another source's."""
         record = _read(self._identity)
@@ -60,45 +65,97 @@ class WorkDir:
             )
         write_atomic(self._identity, _to_bytes(record))
 
+    def bind_lpips(self, sha256: str | None) -> None:
+        """Tie the folder to the LPIPS weights that the fit is begun with, None: to doing without.
+
+        UsageError where it was begun with others: half of a fit each way is a fit for nothing.
+        """
+        record = _read(self._identity)
+        known = record.setdefault("lpips", sha256)
+        if known != sha256:
+            raise UsageError(_other_lpips(self.path, str(known) if known else None, sha256))
+        write_atomic(self._identity, _to_bytes(record))
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def open_work_dir(settings: EncodeSettings) -> WorkDir:
+def _other_lpips(path: Path, known: str | None, now: str | None) -> str:
+    begun = f"the interrupted encode in {path} was begun"
+    if now is None:
+        return (
+            f"{begun} with LPIPS, and now there is none; give --lpips-weights, or start again with "
+            "-y"
+        )
+    if known is None:
+        return (
+            f"{begun} without LPIPS, and now there is one; resume without --lpips-weights, or "
+            "start again with -y"
+        )
+    return (
+        f"{begun} with LPIPS weights of SHA-256 {known}, now they have {now}; give the same ones "
+        "by --lpips-weights, or start again with -y"
+    )
+
+
+def open_work_dir(settings: EncodeSettings, content: str | None = None) -> WorkDir:
     """The encode's folder: new, or an interrupted one's where ``resume``.
 
-    UsageError where there is an interrupted one that is neither resumed nor given up (-y), where
-    the one to resume was started with other settings, and where another process is at it.
+    ``content``: the input's SHA-256, where it is known; its name may then be another one.
+
+    Raises what :func:`open_folder` raises, and UsageError where the encode to resume was started
+    with other settings.
     """
     work = WorkDir(settings.work_dir, settings.output.suffix)
-    wanted = {"version": __version__, "settings": identity(settings)}
+    asked = identity(settings) if content is None else identity(settings) | {"input": content}
+    wanted = {"version": __version__, "settings": asked}
     # Compared as JSON: what was written is what must be read again.
     wanted = json.loads(json.dumps(wanted))
-    if work.path.exists():
-        with held(work):
-            pass
-        if settings.resume:
-            check_same(_read(work._identity), wanted, work.path)
-            return work
-        if not settings.overwrite:
-            raise UsageError(
-                f"{work.path} holds an interrupted encode; add --resume to go on with it, or -y "
-                "to start again"
-            )
-        work.remove()
-    try:
-        work.path.mkdir(exist_ok=True)
-    except FileNotFoundError as error:
+    if open_folder(settings):
+        check_same(_read(work._identity), wanted, work.path)
+    else:
+        write_atomic(work._identity, _to_bytes(wanted))
+    return work
+
+
+def check_folder(settings: EncodeSettings) -> bool:
+    """Whether there is a folder of an interrupted encode to go on with.
+
+    UsageError where there is one that is neither resumed nor given up (-y), and where another
+    process is at it.
+    """
+    path = settings.work_dir
+    if not path.exists():
+        return False
+    with held(WorkDir(path, settings.output.suffix)):
+        pass
+    if not (settings.resume or settings.overwrite):
         raise UsageError(
-            f"expected the folder {work.path.parent} to exist; create it first"
-        ) from error
+            f"{path} holds an interrupted encode; add --resume to go on with it, or -y to start "
+            "again"
+        )
+    return settings.resume
+
+
+def open_folder(settings: EncodeSettings) -> bool:
+    """:func:`check_folder`; where there is none to go on with, there is an empty one after it.
+
+    UsageError and InputError where none can be made.
+    """
+    if check_folder(settings):
+        return True
+    path = settings.work_dir
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"expected the folder {path.parent} to exist; create it first") from error
     except OSError as error:
         raise InputError(
-            f"expected to be able to write in {work.path.parent}, got: {error.strerror}; "
+            f"expected to be able to write in {path.parent}, got: {error.strerror}; "
             "choose another folder with -o"
         ) from error
-    write_atomic(work._identity, _to_bytes(wanted))
-    return work
+    return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,16 @@ from codecaux.atomic import write_atomic
 from codecaux.errors import InputError
 from codecaux.folders import cache_dir
 
-__all__ = ["VARIABLE", "Cache", "CacheSize", "Entry", "default_root", "digest_of", "locked"]
+__all__ = [
+    "VARIABLE",
+    "Cache",
+    "CacheSize",
+    "Entry",
+    "default_root",
+    "digest_of",
+    "locked",
+    "shared",
+]
 
 Json: TypeAlias = Any
 
@@ -227,3 +236,28 @@ def locked(folder: Path) -> Iterator[None]:
     with folder.with_name(folder.name + ".lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Use ``folder`` beside other processes. What is yielded says whether it is used by nobody
+    else; from then on, to the end of the block, whoever wants to use it waits.
+
+    Where the system has no such locks (Windows), everybody seems alone.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield lambda: True
+        return
+
+    def is_alone() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    with folder.with_name(folder.name + ".users").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield is_alone

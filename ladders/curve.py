@@ -26,7 +26,7 @@ from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.rd import BdRate, bd_rate, capped, convex_hull, pareto
 from codecaux.ladders.settings import CurveSettings, SamplingSettings
-from codecaux.ladders.titles import Title, drop_sample, survey
+from codecaux.ladders.titles import Title, sample_in_use, survey
 
 __all__ = [
     "CURVE_METRICS",
@@ -92,6 +92,11 @@ def make_curve(prober: Prober, settings: CurveSettings) -> Events[Curve]:
     Points that fail are left out and reported; where none of ours or no x265 point is left, the
     first failure is raised.
     """
+    with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
+        return (yield from _curve(prober, settings))
+
+
+def _curve(prober: Prober, settings: CurveSettings) -> Events[Curve]:
     run = yield from run_probes(prober, _probes(settings), settings.jobs)
     ours = _points(run, "ours")
     x265 = _points(run, "x265")
@@ -106,7 +111,6 @@ def make_curve(prober: Prober, settings: CurveSettings) -> Events[Curve]:
     final = None
     if settings.verify == "always" or (settings.verify == "auto" and not prober.title.is_whole):
         final = yield from _final(prober, chosen)
-    drop_sample(prober.title, prober.cache, prober.ffmpeg)
     return Curve(
         title=prober.title,
         metric=metric,

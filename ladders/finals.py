@@ -2,7 +2,7 @@
 
     chosen probe ─ cap from its rate ─ encode ─> rungs/NAME.mp4, NAME.weights, NAME.json
 
-A rung whose record is there is finished and not made again.
+A rung whose record is there is finished and not made again. NAME has a digest of its settings.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from codecaux.encoder.encode import encode
-from codecaux.encoder.settings import EncodeSettings
+from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.errors import CodecauxError, UsageError
 from codecaux.events import Events, Notice
-from codecaux.ladders.cache import Cache
+from codecaux.ladders.cache import Cache, digest_of
 from codecaux.ladders.curve import as_error
 from codecaux.ladders.gops import rung_x265_params
 from codecaux.ladders.jobs import Failure, Job, run_jobs
@@ -122,14 +122,15 @@ def make_finals(
 
     One that fails does not stop the others; its error is raised when they are done.
     """
-    missing = [rung for rung in chosen if _finished(rung, work) is None]
+    names = {rung.name: _file_name(prober, rung, wanted) for rung in chosen}
+    missing = [rung for rung in chosen if _finished(rung, names[rung.name], work) is None]
     if len(missing) < len(chosen):
         yield Notice(f"{len(chosen) - len(missing)} of {len(chosen)} rungs are finished already")
     make = _make_here if wanted.jobs == 1 or len(missing) < 2 else _make_apart
     failures = yield from make(prober, missing, wanted, work)
     if failures:
         raise failures[0]
-    finals = [_finished(rung, work) for rung in chosen]
+    finals = [_finished(rung, names[rung.name], work) for rung in chosen]
     return [rung for rung in finals if rung is not None]
 
 
@@ -151,23 +152,33 @@ def make_final(
     prober: Prober, rung: Foretold, wanted: LadderSettings, work: LadderWork
 ) -> Events[None]:
     """One rung; interrupted and called again, its encode goes on."""
-    output, weights = _files(rung, work)
-    settings, head = prober.final(rung.probe, rung.point, output, weights)
+    name = _file_name(prober, rung, wanted)
+    settings, head = prober.final(rung.probe, rung.point, *_files(name, work))
     settings = capped_settings(settings, rung.point, wanted, prober.title.fps)
     settings = replace(settings, resume=True, overwrite=True)
     with closing(encode(settings, head)) as events:
         result = yield from events
     point = prober.point_of(rung.probe, result)
-    work.keep(f"rungs/{rung.name}", {"point": point.to_json()})
+    work.keep(f"rungs/{name}", {"point": point.to_json()})
 
 
-def _files(rung: Foretold, work: LadderWork) -> tuple[Path, Path]:
-    return work.rungs / f"{rung.name}.mp4", work.rungs / f"{rung.name}.weights"
+def _file_name(prober: Prober, rung: Foretold, wanted: LadderSettings) -> str:
+    """With a digest of the settings: a rung of other ones (its cap is made from what its probe
+    scored, and probes may be made anew) is another rung.
+    """
+    final = prober.final_settings(rung.probe, Path(), Path())
+    settings = capped_settings(final, rung.point, wanted, prober.title.fps)
+    asked = identity(settings) | {"input": prober.title.content, "start": rung.point.started_from}
+    return f"{rung.name}-{digest_of(asked)[:12]}"
 
 
-def _finished(rung: Foretold, work: LadderWork) -> FinalRung | None:
-    record = work.record(f"rungs/{rung.name}")
-    stream, weights = _files(rung, work)
+def _files(name: str, work: LadderWork) -> tuple[Path, Path]:
+    return work.rungs / f"{name}.mp4", work.rungs / f"{name}.weights"
+
+
+def _finished(rung: Foretold, name: str, work: LadderWork) -> FinalRung | None:
+    record = work.record(f"rungs/{name}")
+    stream, weights = _files(name, work)
     if record is None or not (stream.exists() and weights.exists()):
         return None
     point = OperatingPoint.from_json(record["point"])

@@ -27,7 +27,13 @@ from codecaux.events import Events, Notice
 from codecaux.hevc import hash_stream
 from codecaux.ladderindex import LadderIndex, RungEntry
 from codecaux.ladders.cache import Cache
-from codecaux.ladders.choice import candidates, choose_rungs, grid_scales, probes_between
+from codecaux.ladders.choice import (
+    SAME_QUALITY,
+    candidates,
+    choose_rungs,
+    grid_scales,
+    probes_between,
+)
 from codecaux.ladders.compare import plain_hull
 from codecaux.ladders.curve import as_error, choice_metric, hull_of, open_prober
 from codecaux.ladders.finals import FinalRung, Foretold, make_finals, on_the_grid
@@ -45,7 +51,7 @@ from codecaux.ladders.settings import SamplingSettings
 from codecaux.ladders.sharing import share_weights
 from codecaux.ladders.soundtrack import fallback_rung, sound_of
 from codecaux.ladders.thumbnails import Thumbnails, make_thumbnails
-from codecaux.ladders.titles import Title, drop_sample, whole_source
+from codecaux.ladders.titles import Title, sample_in_use, whole_source
 from codecaux.probe import probe as describe
 
 __all__ = ["Ladder", "Plan", "make_ladder", "plan_ladder"]
@@ -108,13 +114,14 @@ def make_ladder(
     """
     check_jobs(wanted.jobs)
     check_output(output, source, overwrite=settings.overwrite)
+    sampling = sampling or SamplingSettings()
     work = open_ladder_work(
-        output, settings, wanted, resume=settings.resume, overwrite=settings.overwrite
+        output, settings, wanted, sampling, resume=settings.resume, overwrite=settings.overwrite
     )
     job = _Job(settings, wanted, output, work, {})
     try:
         with job.timed("probes"):
-            prober = yield from job.prober(source, sampling or SamplingSettings(), cache)
+            prober = yield from job.prober(source, sampling, cache)
             plan = yield from plan_ladder(prober, wanted)
     except CodecauxError:
         # What was refused leaves nothing to go on with.
@@ -139,6 +146,11 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
 
     Points that fail are left out; where none of ours is left, the first failure is raised.
     """
+    with sample_in_use(prober.title, prober.cache, prober.ffmpeg):
+        return (yield from _plan(prober, wanted))
+
+
+def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
     title = prober.title
     scales, notes = grid_scales(title.width, title.height, wanted)
     for note in notes:
@@ -161,7 +173,9 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         [point for point in points.values() if point.family == family]
         for family in ("ours", "x265")
     )
-    drop_sample(title, prober.cache, prober.ffmpeg)
+    rungs = _chosen(mine, metric, wanted)
+    if len(rungs) < (wanted.count or 0):
+        yield _too_few(len(rungs), wanted)
     return Plan(
         metric=metric,
         pool=wanted.pool,
@@ -169,9 +183,18 @@ def plan_ladder(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         x265_points=tuple(theirs),
         hull=tuple(hull),
         plain=tuple(plain_hull(mine, theirs, metric, wanted.pool)),
-        rungs=tuple(_chosen(mine, metric, wanted)),
+        rungs=tuple(rungs),
         failures={probe.label: failure for probe, failure in failures.items()},
         num_cached=run.num_cached,
+    )
+
+
+def _too_few(found: int, wanted: LadderSettings) -> Notice:
+    limit = "--least-gain" if wanted.top is None else "--top"
+    return Notice(
+        f"{found} of {wanted.count} rungs: the hull of the probes has no more points that differ "
+        f"by {SAME_QUALITY:g} VMAF up to {limit}; give a finer --crf for more",
+        "warning",
     )
 
 
@@ -213,7 +236,7 @@ class _Job:
         cache = cache or Cache.open(self.work.probes)
         prober = yield from open_prober(source, self.settings, sampling, cache)
         title, segment = prober.title, self.wanted.segment_seconds
-        self.work.bind(title.content)
+        self.work.bind(title.content, prober.lpips())
         settings = on_the_grid(self.settings, title.fps, segment)
         if title.num_frames <= segment_frames(title.fps, segment):
             raise InputError(

@@ -22,6 +22,7 @@ from codecaux.encoder.workdir import check_same
 from codecaux.errors import InputError, UsageError
 from codecaux.ladderindex import INDEX_NAME
 from codecaux.ladders.ladder_settings import LadderSettings
+from codecaux.ladders.settings import SamplingSettings
 
 __all__ = ["LadderWork", "check_output", "open_ladder_work", "work_folder_of"]
 
@@ -64,13 +65,21 @@ class LadderWork:
         """Keep JSON values under a name, which may lie in a folder."""
         write_atomic(self.path / f"{name}.json", json.dumps(value, indent=1).encode())
 
-    def bind(self, content: str) -> None:
-        """Tie the folder to the title's content; InputError where it was another title's."""
+    def bind(self, content: str, lpips: Mapping[str, str | None]) -> None:
+        """Tie the folder to the title's content and to LPIPS: SHA-256 by net, None for none.
+
+        InputError where it was another title's, UsageError where there were other weights.
+        """
         record = self.record("ladder") or {}
         if record.setdefault("content", content) != content:
             raise InputError(
                 f"the source changed since the ladder in {self.path} was interrupted; start again "
                 "without --resume (and with -y)"
+            )
+        if record.setdefault("lpips", dict(lpips)) != lpips:
+            raise UsageError(
+                f"the ladder in {self.path} was begun with other LPIPS weights than there are now, "
+                "or with none; give the same ones by --lpips-weights, or start again with -y"
             )
         self.keep("ladder", record)
 
@@ -120,6 +129,7 @@ def open_ladder_work(
     output: Path,
     settings: EncodeSettings,
     wanted: LadderSettings,
+    sampling: SamplingSettings,
     *,
     resume: bool,
     overwrite: bool,
@@ -130,7 +140,7 @@ def open_ladder_work(
     (``overwrite``), and where the one to resume was asked for in other words.
     """
     work = LadderWork(work_folder_of(output))
-    asked = _identity(settings, wanted)
+    asked = _identity(settings, wanted, sampling)
     if work.path.exists():
         if resume:
             _check_same(work.record("ladder"), asked, work.path)
@@ -152,10 +162,17 @@ def open_ladder_work(
     return work
 
 
-def _identity(settings: EncodeSettings, wanted: LadderSettings) -> dict[str, Any]:
-    """As JSON values. How many processes work on it changes nothing."""
+def _identity(
+    settings: EncodeSettings, wanted: LadderSettings, sampling: SamplingSettings
+) -> dict[str, Any]:
+    """As JSON values. How many processes work on it changes nothing, nor what the title is called:
+    its content is known as soon as it was surveyed.
+    """
     asked = {name: _plain(value) for name, value in asdict(wanted).items() if name != "jobs"}
-    record = {"version": __version__, "encode": identity(settings), "ladder": asked}
+    encode = {name: value for name, value in identity(settings).items() if name != "input"}
+    encode |= {"lpips_frames": settings.lpips_frames}
+    record = {"version": __version__, "encode": encode, "ladder": asked}
+    record |= {"sampling": sampling.to_json()}
     parsed: dict[str, Any] = json.loads(json.dumps(record))
     return parsed
 

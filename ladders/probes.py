@@ -36,9 +36,9 @@ from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.ladders.cache import Cache, locked
 from codecaux.ladders.points import Family, OperatingPoint, pooled_scores
-from codecaux.ladders.titles import Title, content_sha256, sample_source, whole_source
+from codecaux.ladders.titles import Title, sample_source, whole_source
 from codecaux.lpips import Lpips, find_lpips
-from codecaux.lpips_files import ENVIRONMENT_VARIABLE, locate_lpips_weights
+from codecaux.lpips_files import ENVIRONMENT_VARIABLE, lpips_sha256
 from codecaux.measure import measure
 from codecaux.probe import probe as describe
 from codecaux.rate import total_rate
@@ -135,6 +135,14 @@ class Prober:
             "num_frames": self.title.num_frames,
         }
 
+    def lpips(self) -> dict[str, str | None]:
+        """SHA-256 of the LPIPS weights that scores (alex) and fits (squeeze) use; None where there
+        are none, or none are wanted.
+        """
+        is_wanted = objective_by_name(self.settings.fit.objective).wants_lpips
+        fits = self._lpips_identity("squeeze") if is_wanted else None
+        return {"alex": self._lpips_identity("alex"), "squeeze": fits}
+
     def cached(self, probe: Probe) -> OperatingPoint | None:
         """The point, where it was made before."""
         entry = self.cache.get(_KIND, self.identity(probe))
@@ -174,7 +182,7 @@ class Prober:
             payload = self.weights(Probe(point.started_from, probe.scale))
             settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
         start = None if payload is None else weights_to_start_from(payload)
-        return settings, HeadStart(weights=start)
+        return settings, HeadStart(weights=start, content=self.title.content)
 
     def point_of(self, probe: Probe, result: EncodeResult) -> OperatingPoint:
         """An encode's result as a point of this title."""
@@ -247,6 +255,7 @@ class Prober:
             source,
             times_longer=self.title.num_frames / self.title.sample_frames,
             weights=None if payload is None else weights_to_start_from(payload),
+            content=self.title.content,
         )
         result = yield from encode(settings, head)
         return self.point_of(probe, result), result.weights.read_bytes()
@@ -303,10 +312,7 @@ def _lpips_sha256(net: str, explicit: Path | None, named: str | None) -> str | N
     """Of the file that would be used, fetched where it may be; None where there is none. ``named``
     by the environment: looked up by whoever is asked, and here a part of the question.
     """
-    try:
-        return content_sha256(locate_lpips_weights(net, explicit=explicit))
-    except LpipsUnavailableError:
-        return None
+    return lpips_sha256(net, explicit=explicit)
 
 
 def _resolved(settings: EncodeSettings, share: float = 1.0) -> FitSettings:

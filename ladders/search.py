@@ -2,7 +2,7 @@
 
     margin(x): how far a trial is beyond what is wanted, in units of what is close enough
     wanted:    the largest x whose margin is 0 or more; done where it is not above 1, or where the
-               next x of the grid is known to miss
+               next x of the grid is known to miss; after ``tighten`` only then
 
 Pure: whoever searches asks for the next x, tries it, and tells the margin.
 """
@@ -21,6 +21,8 @@ __all__ = ["Search"]
 _SLOPE_FIRST = 3.0
 _LEAST_MOVE, _LARGEST_MOVE = 0.5, 8.0
 _AIM = 0.5
+# More trials once only the very largest x will do.
+_TIGHT_TRIALS = 8
 # As many trials in a row may leave more than half of the bracket before it is halved.
 _PATIENCE = 2
 
@@ -36,6 +38,7 @@ class Search:
         assert low <= start <= high, f"expected a start between {low} and {high}, got {start}"
         self._low, self._high, self._grid, self._limit = low, high, grid, limit
         self._start = self._on_grid(start)
+        self._close, self._aim = 1.0, _AIM
         self._told: dict[float, float] = {}
         self._widths: list[float] = []
 
@@ -61,12 +64,19 @@ class Search:
         if bracket is not None:
             self._widths.append(bracket[1] - bracket[0])
 
+    def tighten(self) -> None:
+        """Close enough is not enough any more: from now on the very largest x is searched for."""
+        if self._close:
+            self._close = self._aim = 0.0
+            self._limit += _TIGHT_TRIALS
+
     def ask(self) -> float | None:
         """The next x to try; None where the search is over."""
         if not self._told:
             return self._start
         best = self.best
-        if len(self._told) >= self._limit or (best is not None and self._told[best] <= 1):
+        is_over = len(self._told) >= self._limit
+        if is_over or (best is not None and self._close and self._told[best] <= self._close):
             return None
         bracket = self._bracket()
         proposed = self._outward() if bracket is None else self._inward(*bracket)
@@ -98,16 +108,16 @@ class Search:
         line between the two that matter."""
         xs = sorted(self._told)
         try:
-            return Monotone(xs, [self._told[x] for x in xs]).inverse()(_AIM)
+            return Monotone(xs, [self._told[x] for x in xs]).inverse()(self._aim)
         except UsageError:
             high, low = self._told[best], self._told[miss]
-            return best + (miss - best) * (high - _AIM) / (high - low)
+            return best + (miss - best) * (high - self._aim) / (high - low)
 
     def _outward(self) -> float | None:
         """A step up from the best, or down from the least that misses, by the slope so far."""
         best = self.best
         at = best if best is not None else min(self._told)
-        distance = (self._told[at] - _AIM) / self._slope()
+        distance = (self._told[at] - self._aim) / self._slope()
         size = min(max(abs(distance), _LEAST_MOVE), _LARGEST_MOVE)
         x = self._on_grid(min(max(at + math.copysign(size, distance), self._low), self._high))
         # Already at the end: nothing lies beyond it.

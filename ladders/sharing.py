@@ -134,7 +134,7 @@ class _Market:
 
     def trial(self, rung: FinalRung, lender: FinalRung) -> Events[PooledScores]:
         """The rung's scores with the lender's weights; kept in the work folder."""
-        name = f"rungs/{rung.name}-with-{lender.name}"
+        name = f"rungs/{rung.stream.stem}-with-{lender.weights.stem}"
         record = self.work.record(name)
         if record is None:
             yield Notice(f"trying the weights of {lender.name} on {rung.name}")

@@ -95,10 +95,22 @@ class Targets:
         known = [margin for margin in margins if margin is not None]
         return min(known) if len(known) == len(margins) else None
 
+    def room(self, point: OperatingPoint) -> float | None:
+        """The margin of the ceiling beside floors; None where there are not both."""
+        if self.ceiling is None or not self.floors:
+            return None
+        return self.ceiling.margin(point, self.pool)
+
+    def worst(self, point: OperatingPoint) -> float:
+        """The margin of the one that is missed most, floors and ceiling; without end where a metric
+        is missing.
+        """
+        margins = [target.margin(point, self.pool) for target in self.all]
+        return min(-math.inf if margin is None else margin for margin in margins)
+
     def are_met(self, point: OperatingPoint) -> bool:
         """All of them, floors and ceiling."""
-        margins = [target.margin(point, self.pool) for target in self.all]
-        return all(margin is not None and margin >= 0 for margin in margins)
+        return self.worst(point) >= 0
 
     def __str__(self) -> str:
         text = ", ".join(map(str, self.all))

@@ -1,14 +1,16 @@
 """A title as probes see it: its content, its length, and the samples that stand for it.
 
 file ─ SHA-256 ─> survey (cached): frames, duration, size, ranges ─> Title
-Title ─ sample_source ─> a PreparedSource of its samples, cut once for all probes
+Title ─ sample_source ─> a PreparedSource of its samples, cut once for all probes; it is there
+                         as long as a command is in sample_in_use
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +21,11 @@ from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Notice
 from codecaux.ffmpeg import Ffmpeg
-from codecaux.ladders.cache import Cache, locked
+from codecaux.ladders.cache import Cache, locked, shared
 from codecaux.ladders.samples import choose_ranges, detector_name, find_cuts
 from codecaux.ladders.settings import SamplingSettings
 
-__all__ = ["Title", "content_sha256", "drop_sample", "sample_source", "survey", "whole_source"]
+__all__ = ["Title", "content_sha256", "sample_in_use", "sample_source", "survey", "whole_source"]
 
 # Raised whenever a survey begins to say something else of the same file.
 _REVISION = 1
@@ -218,10 +220,22 @@ def whole_source(title: Title, folder: Path, ffmpeg: Ffmpeg) -> Events[PreparedS
     return (yield from prepare(title.path, title.options, folder, ffmpeg=ffmpeg))
 
 
-def drop_sample(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> None:
-    """Remove the cut samples: large, and made again in one pass of decoding."""
-    if not title.is_whole:
-        shutil.rmtree(_sample_folder(title, cache, ffmpeg), ignore_errors=True)
+@contextmanager
+def sample_in_use(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Iterator[None]:
+    """The cut samples stay where they are for the block, whatever other commands do.
+
+    At its end they are removed, where nobody else uses them: they are large, and made again in one
+    pass of decoding. After an error they stay, for whoever goes on. A command's other processes
+    need no block of their own: they end before the command's does.
+    """
+    if title.is_whole:
+        yield
+        return
+    folder = _sample_folder(title, cache, ffmpeg)
+    with shared(folder) as is_alone:
+        yield
+        if is_alone():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sample_folder(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,14 +23,19 @@ from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings
 from codecaux.errors import FitError, UsageError
-from codecaux.events import Notice, drain
+from codecaux.events import Events, Notice, drain
 from codecaux.ladders.cache import Cache
 from codecaux.ladders.commands import encode_command
 from codecaux.ladders.curve import CURVE_METRICS, make_curve, open_prober
+from codecaux.ladders.ladder import plan_ladder
+from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.picture import METRIC_NAMES, curve_png
 from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.reports import curve_fields
 from codecaux.ladders.settings import CurveSettings, SamplingSettings
+from codecaux.ladders.target import encode_to_target
+from codecaux.ladders.targets import parse_targets
+from codecaux.ladders.titles import sample_in_use, sample_source
 
 if TYPE_CHECKING:
     from conftest import FakeProbes
@@ -114,6 +120,31 @@ def test_the_chosen_point_is_verified_over_the_whole_title(
     sampled = replace(prober, title=replace(prober.title, ranges=((0, 12),)))
     assert drain(make_curve(sampled, GRID)).final is not None
     assert drain(make_curve(sampled, replace(GRID, verify="never"))).final is None
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda prober: make_curve(prober, GRID),
+        lambda prober: plan_ladder(prober, LadderSettings(GRID.crfs, GRID.scales)),
+        lambda prober: encode_to_target(
+            prober, parse_targets(["vmaf=84"]), GRID.scales, Path("o.mp4"), Path("o.weights")
+        ),
+    ],
+    ids=["curve", "ladder", "target"],
+)
+@pytest.mark.usefixtures("fake_probes")
+def test_another_command_that_ends_leaves_the_sample_to_this_one(
+    prober: Prober, run: Callable[[Prober], Events[object]]
+) -> None:
+    sampled = replace(prober, title=replace(prober.title, ranges=((0, 12),)))
+    used = (sampled.title, sampled.cache, sampled.ffmpeg)
+    drain(sample_source(*used))
+    with closing(run(sampled)) as events:
+        next(events)
+        with sample_in_use(*used):
+            pass
+        assert len(list(prober.cache.root.rglob("excerpt.mov"))) == 1
 
 
 def test_failures_are_reported_and_none_at_all_is_an_error(

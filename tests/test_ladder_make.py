@@ -24,7 +24,7 @@ from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.errors import FitError, InputError, UsageError
-from codecaux.events import Event, Events, drain
+from codecaux.events import Event, Events, Notice, drain
 from codecaux.ffmpeg import find_ffmpeg
 from codecaux.ladderindex import INDEX_NAME, read_index
 from codecaux.ladders import finals, probes, sharing
@@ -33,7 +33,8 @@ from codecaux.ladders.jobs import Job, Outcome, resolve
 from codecaux.ladders.ladder import Ladder, make_ladder
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import work_folder_of
-from codecaux.ladders.probes import Probe
+from codecaux.ladders.points import OperatingPoint
+from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.settings import SamplingSettings
 from codecaux.rate import total_rate
 from codecaux.scores import Scores
@@ -178,6 +179,18 @@ def test_probes_have_the_ladders_keyframes(
     assert len(fake_probes.made) == 12
 
 
+def test_fewer_rungs_than_were_asked_for_are_said(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    made, seen = _make(title, tmp_path / "a", replace(WANTED, count=6))
+    assert len(made.rungs) == 3
+    (said,) = [e.message for e in seen if isinstance(e, Notice) and e.level == "warning"]
+    assert said.startswith("3 of 6 rungs: ")
+    assert "finer --crf" in said
+    _, seen = _make(title, tmp_path / "b", replace(WANTED, count=3))
+    assert not [e for e in seen if isinstance(e, Notice) and e.level == "warning"]
+
+
 def test_a_long_title_is_probed_on_samples_and_made_whole(
     title: Path, fake_encodes: FakeEncodes, tmp_path: Path
 ) -> None:
@@ -293,15 +306,20 @@ def test_the_reports_numbers(title: Path, fake_encodes: FakeEncodes, tmp_path: P
 # ---------------------------------------------------------------------------------- shared weights
 
 
+def _rung_name(path: Path) -> str:
+    """Without the digest of its settings."""
+    return path.stem.rpartition("-")[0]
+
+
 def test_weights_are_shared_where_that_pays(
     title: Path, fake_encodes: FakeEncodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[tuple[str, str]] = []
 
     def score(market: object, stream: Path, weights: Path) -> Events[dict[str, Any]]:
-        tried.append((stream.stem, weights.stem))
-        crf = float(stream.stem.partition("crf")[2])
-        lost = 0.0 if (stream.stem, weights.stem) == ("36p-crf38", "36p-crf32") else 1.0
+        tried.append((_rung_name(stream), _rung_name(weights)))
+        crf = float(tried[-1][0].partition("crf")[2])
+        lost = 0.0 if tried[-1] == ("36p-crf38", "36p-crf32") else 1.0
         yield from ()
         return {"vmaf_v1": {"mean": 109.9 - crf - lost}, "lpips": {"mean": crf / 100}}
 
@@ -402,6 +420,66 @@ def test_an_interrupted_ladder_is_gone_on_with(
     assert fake_encodes.made == [38.0, 32.0, 26.0]
     assert (output / "master.m3u8").exists()
     assert not work_folder_of(output).exists()
+
+
+def test_an_interrupted_ladder_is_bound_to_its_samples_and_lpips(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(seconds: float, **changes: Any) -> Ladder:
+        settings = replace(SETTINGS, input=str(title), **changes)
+        sampling = SamplingSettings(seconds=seconds, count=2)
+        output = tmp_path / "ladder"
+        return drain(
+            make_ladder(str(title), settings, WANTED, output, sampling=sampling, cache=Cache.open())
+        )
+
+    fake_encodes.raises[32.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        make(0.5)
+    with pytest.raises(UsageError, match=r"started with sampling\.seconds = 0\.5, now it is 0\.8"):
+        make(0.8, resume=True)
+    monkeypatch.setattr(Prober, "lpips", lambda self: {"alex": "other", "squeeze": None})
+    with pytest.raises(UsageError, match="other LPIPS weights"):
+        make(0.5, resume=True)
+    assert fake_encodes.made == [38.0]
+
+
+def test_a_ladder_goes_on_though_its_title_was_renamed(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    before = tmp_path / "before.mkv"
+    shutil.copy(title, before)
+    fake_encodes.raises[32.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        _make(before, tmp_path / "ladder")
+    fake_encodes.raises.clear()
+    _make(before.rename(tmp_path / "after.mkv"), tmp_path / "ladder", resume=True)
+    assert fake_encodes.made == [38.0, 32.0, 26.0]
+
+
+def test_a_finished_rung_of_other_settings_is_made_again(
+    title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    fake_encodes.raises[32.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        _make(title, tmp_path / "ladder")
+    fake_encodes.raises.clear()
+    # The probes are lost, and made anew they say that all rates are twice as high.
+    shutil.rmtree(tmp_path / "cache")
+    point = fake_probes.point
+
+    def twice(prober: Prober, probe: Probe) -> OperatingPoint:
+        found = point(prober, probe)
+        rate = replace(found.rate, stream_bytes=2 * found.rate.stream_bytes)
+        return replace(found, rate=rate)
+
+    fake_probes.point = twice  # type: ignore[method-assign]
+    made, _ = _make(title, tmp_path / "ladder", resume=True)
+    assert fake_encodes.made == [38.0, 38.0, 32.0, 26.0]
+    for rung in made.rungs:
+        cap = round(2.0 * 0.8 * rung.foretold.point.stream_kbps)
+        params = dict(fake_encodes.kept[rung.point.crf].stream.x265_params)
+        assert params["vbv-maxrate"] == str(cap)
 
 
 def test_an_interrupted_ladder_is_given_up_with_y(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecaux import lpips_files
-from codecaux.errors import InputError, LpipsUnavailableError
+from codecaux.encoder.encode import encode
+from codecaux.encoder.settings import EncodeSettings, FitSettings
+from codecaux.encoder.stream import StreamSettings
+from codecaux.errors import InputError, LpipsUnavailableError, UsageError
+from codecaux.events import StageStarted, drain
 from codecaux.lpips import LPIPS_NETS, Lpips, LpipsNet, find_lpips, lpips_state_shapes, min_size
 from codecaux.lpips_files import (
     OFFICIAL,
@@ -216,6 +223,40 @@ def test_order_explicit_environment_cache(
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes((folder / name).read_bytes())
     assert find(explicit=mine) == mine
+
+
+def test_an_encode_is_gone_on_with_by_the_same_lpips(
+    clip: Path, nowhere: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr(lpips_files, "download_lpips", unreachable)
+    settings = EncodeSettings(
+        input=str(clip),
+        output=tmp_path / "title.mp4",
+        weights=tmp_path / "title.weights",
+        stream=StreamSettings(crf=30, preset="ultrafast"),
+        net="tiny",
+        fit=FitSettings(steps=10, batch=1),
+        device="cpu",
+        lpips_weights=folder,
+        lpips_frames=1,
+    )
+    with closing(encode(settings)) as events:
+        next(e for e in events if isinstance(e, StageStarted) and e.stage == "fit")
+    resumed = replace(settings, resume=True)
+    with pytest.raises(UsageError, match="begun with LPIPS, and now there is none; give --lpips"):
+        drain(encode(replace(resumed, lpips_weights=None)))
+    other = tmp_path / "other"
+    other.mkdir()
+    for net in LPIPS_NETS:
+        save_file(random_tensors(net, seed=1), other / f"lpips_{net}.safetensors")
+    with pytest.raises(UsageError, match="begun with LPIPS weights of SHA-256"):
+        drain(encode(replace(resumed, lpips_weights=other)))
+    # Elsewhere they are the same ones.
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert drain(encode(replace(resumed, lpips_weights=moved)))
 
 
 def test_a_file_of_the_other_net_stands_for_its_folder(nowhere: Path, folder: Path) -> None:

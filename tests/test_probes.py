@@ -23,7 +23,7 @@ from codecaux.ladders.cache import Cache
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
 from codecaux.ladders.settings import SamplingSettings
-from codecaux.ladders.titles import Title, drop_sample, survey
+from codecaux.ladders.titles import Title, sample_in_use, sample_source, survey
 from codecaux.rate import Rate
 
 WHOLE = SamplingSettings()
@@ -94,8 +94,29 @@ def test_samples_stand_for_the_title(long_clip: Path, cache: Cache, ffmpeg: Ffmp
     x265 = drain(prober.make(Probe(28.0, Fraction(1), "x265")))
     assert (x265.rate.weights_bytes, x265.plain) == (0, x265.enhanced)
     assert (x265.coded_width, x265.coded_height) == (96, 64)
-    drop_sample(title, cache, ffmpeg)
+    with sample_in_use(title, cache, ffmpeg):
+        pass
     assert not list(cache.root.rglob("excerpt.mov"))
+
+
+def test_the_last_of_its_users_removes_a_sample(
+    long_clip: Path, cache: Cache, ffmpeg: Ffmpeg
+) -> None:
+    sampling = SamplingSettings(seconds=0.5, count=2)
+    title = drain(survey(long_clip, SourceOptions(), sampling, cache, ffmpeg))
+    used = (title, cache, ffmpeg)
+    # Two open files of one lock are as two processes.
+    with sample_in_use(*used):
+        with sample_in_use(*used):
+            drain(sample_source(*used))
+        assert len(list(cache.root.rglob("excerpt.mov"))) == 1
+        with pytest.raises(FitError), sample_in_use(*used):
+            raise FitError("it stays for whoever goes on")
+    assert not list(cache.root.rglob("excerpt.mov"))
+    drain(sample_source(*used))
+    with pytest.raises(FitError), sample_in_use(*used):
+        raise FitError("as here")
+    assert len(list(cache.root.rglob("excerpt.mov"))) == 1
 
 
 def test_a_warm_start_makes_half_the_steps(
@@ -159,10 +180,12 @@ def test_the_final_encode_is_the_probe_s_own_or_goes_on_from_it(
     assert (made.stream.crf, made.input) == (30.0, str(clip))
 
 
-def test_a_killed_probe_goes_on_where_it_was(
-    clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_probe_goes_on_where_it_was_though_its_source_was_renamed(
+    clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    prober = _prober(clip, cache, ffmpeg)
+    source = tmp_path / "before.mkv"
+    source.write_bytes(clip.read_bytes())
+    prober = _prober(source, cache, ffmpeg)
     running = prober.make(Probe(28.0))
     for event in running:
         if isinstance(event, StageStarted) and event.stage == "fit":
@@ -178,7 +201,8 @@ def test_a_killed_probe_goes_on_where_it_was(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "encode", watched)
-    drain(prober.make(Probe(28.0)))
+    renamed = _prober(source.rename(tmp_path / "after.mkv"), cache, ffmpeg)
+    drain(renamed.make(Probe(28.0)))
     assert seen == [made]
 
 

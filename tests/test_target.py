@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,23 +15,28 @@ from hypothesis import strategies as st
 
 from codecaux.cli.encode import POOL_NAMES
 from codecaux.cli.main import main
+from codecaux.encoder.checks import check_encode
 from codecaux.encoder.encode import EncodeResult
+from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.settings import EncodeSettings
-from codecaux.errors import InputError, TargetError, UsageError
+from codecaux.encoder.workdir import open_work_dir
+from codecaux.errors import FitError, InputError, TargetError, UsageError
 from codecaux.events import Events, Notice, drain
 from codecaux.ffmpeg import Ffmpeg
+from codecaux.ladders import probes
 from codecaux.ladders import target as module
 from codecaux.ladders.cache import Cache
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober
 from codecaux.ladders.search import Search
 from codecaux.ladders.settings import SamplingSettings
-from codecaux.ladders.target import Found, TargetEncode, encode_to_target, find_target
+from codecaux.ladders.target import TargetEncode, encode_to_target, find_target
+from codecaux.ladders.target_work import TargetWork
 from codecaux.ladders.targets import parse_targets
 from codecaux.ladders.titles import survey
 from codecaux.rate import Rate
-from codecaux.scores import POOLS
+from codecaux.scores import POOLS, Scores
 from codecaux.video import SCALES
 
 if TYPE_CHECKING:
@@ -144,6 +149,24 @@ def test_what_is_met_everywhere_or_nowhere(shift: float, expected: float | None)
     assert expected is not None or search.nearest_miss == 8.0
 
 
+def test_a_search_that_is_tightened_goes_on_to_the_largest_x() -> None:
+    def margin(x: float) -> float:
+        return 3 * (27.24 - x)
+
+    search = Search(8, 48, 27)
+    assert _run(search, margin) == 1
+    assert search.best == 27.0
+    search.tighten()
+    assert _run(search, margin) <= 6
+    assert search.best == 27.2
+    # What is met everywhere ends at the end.
+    search = Search(8, 48, 47.8)
+    assert _run(search, lambda x: 0.5) == 1
+    search.tighten()
+    assert _run(search, lambda x: 0.5) == 1
+    assert search.best == 48.0
+
+
 def test_a_margin_that_is_not_monotone_ends_all_the_same() -> None:
     search = Search(8, 48, 26)
     assert _run(search, lambda x: 40 * (-1) ** round(10 * x)) <= 12
@@ -206,6 +229,25 @@ def test_all_floors_are_met(prober: Prober) -> None:
     assert 85 <= score <= 85.5
 
 
+def test_a_quality_and_a_ceiling_that_only_one_crf_meets(
+    prober: Prober, fake_probes: FakeProbes
+) -> None:
+    # CRF 25.5 is close enough to 84.3, but takes too much; 25.7 has 84.3 itself.
+    kbps = {crf: fake_probes.point(prober, Probe(crf)).total_kbps for crf in (25.7, 25.9)}
+    targets = parse_targets([f"vmaf=84.3,rate={1.0005 * kbps[25.7]:.3f}k"])
+    found = drain(find_target(prober, targets, X2))
+    assert found.chosen.probe.crf == 25.7
+    assert targets.are_met(found.chosen.point)
+    assert [trial.is_met for trial in found.trials].count(True) == 1
+    with pytest.raises(TargetError, match=r"CRF 25\.7 "):
+        drain(find_target(prober, parse_targets([f"vmaf=84.3,rate={kbps[25.9]:.3f}k"]), X2))
+    # Far out of reach is seen at once.
+    tried = len(fake_probes.made)
+    with pytest.raises(TargetError):
+        drain(find_target(prober, parse_targets(["vmaf=84.3,rate=10k"]), X2))
+    assert len(fake_probes.made) == tried
+
+
 @pytest.mark.parametrize(("wish", "limit"), [("rate=900k", 900.0), ("size=120kB", None)])
 @pytest.mark.usefixtures("fake_probes")
 def test_size_and_rate_are_kept_and_used(prober: Prober, wish: str, limit: float | None) -> None:
@@ -260,30 +302,172 @@ def test_a_metric_that_is_missing_is_an_input_error(
         drain(find_target(prober, parse_targets(["lpips=0.1"]), X2))
 
 
-def test_a_sampled_title_that_misses_is_made_again(
-    prober: Prober, fake_probes: FakeProbes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The whole title scores 1.2 less than its probes."""
-    made: list[float] = []
+# ------------------------------------------------------------------------------------ whole titles
 
-    def encode(prober: Prober, found: Found, output: Path, weights: Path) -> Events[TargetEncode]:
+
+@dataclass
+class FakeWholes:
+    """Stand in for the encodes of whole titles, with their real refusals.
+
+    ``made``: CRFs, in order; ``raises``: what comes instead of the n-th. ``lost``: (CRF) -> by how
+    much less a whole title scores than its probe.
+    """
+
+    lost: Callable[[float], float]
+    made: list[float] = field(default_factory=list)
+    raises: dict[int, BaseException] = field(default_factory=dict)
+
+    def encode(self, settings: EncodeSettings, head: HeadStart) -> Events[EncodeResult]:
+        check_encode(settings)
         yield Notice("encoding")
-        probe = found.chosen.probe
-        made.append(probe.crf)
-        point = fake_probes.point(prober, probe)
-        lower = {m: {p: v - 1.2 for p, v in by.items()} for m, by in point.enhanced.items()}
-        result = EncodeResult(output, weights, Rate(1, 1, 1.0), {}, {}, "CPU", 24)
-        return TargetEncode(found, result, replace(point, enhanced=lower))
+        self.made.append(settings.stream.crf)
+        if len(self.made) in self.raises:
+            raise self.raises[len(self.made)]
+        settings.output.write_text(f"stream at CRF {settings.stream.crf:g}")
+        settings.weights.write_text(f"weights at CRF {settings.stream.crf:g}")
+        scores = {"enhanced": Scores(*[90.0] * 6, num_frames=24, lpips_frames=1)}
+        rate = Rate(1, 1, 1.0)
+        return EncodeResult(settings.output, settings.weights, rate, scores, {}, "CPU", 24)
 
-    monkeypatch.setattr(module, "_encode", encode)
-    sampled = replace(prober, title=replace(prober.title, ranges=((0, 12),)))
-    targets = parse_targets(["vmaf=84"])
-    result = drain(encode_to_target(sampled, targets, X2, tmp_path / "a.mp4", tmp_path / "a.w"))
-    assert len(made) == 2
+
+@pytest.fixture
+def wholes(fake_probes: FakeProbes, monkeypatch: pytest.MonkeyPatch) -> FakeWholes:
+    fake = FakeWholes(lambda crf: 1.2)
+
+    def point_of(prober: Prober, probe: Probe, result: EncodeResult) -> OperatingPoint:
+        assert result.scores["enhanced"].vmaf_v1 == 90.0
+        point, lost = fake_probes.point(prober, probe), fake.lost(probe.crf)
+        lower = {m: {p: v - lost for p, v in by.items()} for m, by in point.enhanced.items()}
+        return replace(point, enhanced=lower)
+
+    monkeypatch.setattr(module, "encode", fake.encode)
+    monkeypatch.setattr(Prober, "point_of", point_of)
+    # Nothing to start from in made-up probes.
+    monkeypatch.setattr(probes, "weights_to_start_from", lambda payload: None)
+    return fake
+
+
+@pytest.fixture
+def sampled(prober: Prober) -> Prober:
+    return replace(prober, title=replace(prober.title, ranges=((0, 12),)))
+
+
+def _made(prober: Prober, folder: Path, wish: str = "vmaf=84", **changes: bool) -> TargetEncode:
+    prober = replace(prober, settings=replace(prober.settings, **changes))
+    paths = (folder / "a.mp4", folder / "a.w")
+    return drain(encode_to_target(prober, parse_targets([wish]), X2, *paths))
+
+
+def test_a_sampled_title_that_misses_is_made_again(
+    sampled: Prober, wholes: FakeWholes, tmp_path: Path
+) -> None:
+    (tmp_path / "o").mkdir()
+    result = _made(sampled, tmp_path / "o")
+    assert len(wholes.made) == 2
     assert result.is_met
     score = result.final.score("vmaf_v1")
     assert score is not None
     assert 84 <= score <= 84.5
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.mp4", "a.w"]
+    assert result.result.stream.read_text() == f"stream at CRF {wholes.made[1]:g}"
+    assert result.result.weights.read_text() == f"weights at CRF {wholes.made[1]:g}"
+
+
+def test_killed_between_whole_titles_it_goes_on(
+    sampled: Prober, wholes: FakeWholes, tmp_path: Path
+) -> None:
+    wholes.raises[2] = KeyboardInterrupt()
+    (tmp_path / "o").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        _made(sampled, tmp_path / "o")
+    # Nothing has the output's name that is not what was asked for.
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["a.mp4.codecaux-work"]
+    with pytest.raises(UsageError, match="add --resume"):
+        _made(sampled, tmp_path / "o")
+    result = _made(sampled, tmp_path / "o", resume=True)
+    first, second, again = wholes.made
+    assert (first, second) == (26.0, again)
+    assert result.is_met
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.mp4", "a.w"]
+    # It is all the same as what was never killed.
+    (tmp_path / "whole").mkdir()
+    assert _made(sampled, tmp_path / "whole").final == result.final
+
+
+def test_killed_it_starts_again_with_y(sampled: Prober, wholes: FakeWholes, tmp_path: Path) -> None:
+    wholes.raises[2] = KeyboardInterrupt()
+    (tmp_path / "o").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        _made(sampled, tmp_path / "o")
+    _made(sampled, tmp_path / "o", overwrite=True)
+    assert wholes.made[0] == wholes.made[2]
+    with pytest.raises(UsageError, match="add -y"):
+        _made(sampled, tmp_path / "o", resume=True)
+
+
+def test_a_plain_encode_is_not_gone_on_with(
+    sampled: Prober, wholes: FakeWholes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    settings = replace(sampled.settings, output=tmp_path / "a.mp4", weights=tmp_path / "a.w")
+    open_work_dir(settings)
+    with pytest.raises(UsageError, match="had no --target"):
+        _made(sampled, tmp_path, resume=True)
+    assert not fake_probes.made
+
+
+def test_the_best_of_the_whole_titles_is_taken(
+    sampled: Prober, wholes: FakeWholes, tmp_path: Path
+) -> None:
+    """The first has 3 more than it wants; those that make use of it miss."""
+    wholes.lost = lambda crf: -3.0 if crf <= 26 else 1.0 + crf / 10
+    result = _made(sampled, tmp_path)
+    assert len(wholes.made) == 3
+    assert result.is_met
+    assert result.result.stream.read_text() == "stream at CRF 26"
+    # A fit that fails loses nothing that was made.
+    wholes.made.clear()
+    wholes.raises[2] = FitError("the fit diverged twice; try another --seed")
+    assert _made(sampled, tmp_path, overwrite=True).is_met
+    assert len(wholes.made) == 2
+
+
+@pytest.mark.usefixtures("wholes")
+def test_a_ceiling_beside_a_quality_is_kept_by_the_whole_title(
+    sampled: Prober, fake_probes: FakeProbes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which takes 5 % more than its samples said."""
+
+    def point_of(prober: Prober, probe: Probe, result: EncodeResult) -> OperatingPoint:
+        point = fake_probes.point(prober, probe)
+        rate = replace(point.rate, stream_bytes=round(1.05 * point.rate.stream_bytes))
+        return replace(point, rate=rate)
+
+    monkeypatch.setattr(Prober, "point_of", point_of)
+    kbps = 1.001 * fake_probes.point(sampled, Probe(26.0)).total_kbps
+    result = _made(sampled, tmp_path, f"vmaf=82,rate={kbps:.3f}k")
+    assert result.is_met
+
+
+def test_a_whole_title_that_misses_is_written_and_exits_with_7(
+    make_clip: Callable[..., Path],
+    wholes: FakeWholes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It scores 30 less than its samples: no probe promises enough for that."""
+    wholes.lost = lambda crf: 30.0
+    clip = make_clip("wide.mkv", size=(256, 160), frames=24)
+    output = tmp_path / "out.mp4"
+    arguments = ["encode", "--target", "vmaf=94", "--net", "tiny", "--sample-seconds", "0.5"]
+    assert main([*arguments, "-o", str(output), "--json", str(clip)]) == 7
+    said = capsys.readouterr()
+    *_, result, error = map(json.loads, said.out.splitlines())
+    assert (result["event"], result["target"]["is_met"]) == ("result", False)
+    assert result["target"]["final"]["scores"]["enhanced"]["vmaf_v1"] < 65
+    assert (error["event"], error["exit_code"]) == ("error", 7)
+    assert "VMAF v1 64." in error["message"]
+    assert f"{output} and {output.with_suffix('.weights')} are written" in error["message"]
+    assert output.exists()
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -357,6 +541,13 @@ def test_a_title_encoded_to_a_target(
     small = ("--net", "tiny", "--steps", "10", "--objective", "fidelity", "--preset", "ultrafast")
     arguments = ["encode", "--target", "v0=50", *small, "-o", str(output), str(clip), "--json"]
     monkeypatch.setattr(module, "_START_CRF", 30.5)
+    keep = TargetWork.keep
+
+    def kept_whole(work: TargetWork, name: str, result: EncodeResult) -> None:
+        keep(work, name, result)
+        assert work.result(name) == result
+
+    monkeypatch.setattr(TargetWork, "keep", kept_whole)
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     target = result["target"]

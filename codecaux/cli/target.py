@@ -19,7 +19,9 @@ __all__ = ["run_target"]
 
 
 def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) -> None:
-    """The whole command. Raises what searching and encoding raise."""
+    """The whole command. Raises what searching and encoding raise, and at its end TargetError for
+    a whole title that misses what its samples promised.
+    """
     if options["crf"] is not None:
         raise click.UsageError("--crf says the CRF and --target finds one; give one of them")
     is_auto = options["scale"] == AUTO
@@ -36,9 +38,7 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
     sampling = sampling_settings(options)
     check_encode(settings)
     scales = SCALES if is_auto else (settings.stream.scale,)
-    current_session().interrupt_hint = (
-        "the same command goes on from here; once the target is found, with --resume"
-    )
+    current_session().interrupt_hint = "the same command with --resume goes on from here"
     with (
         open_renderer("encode", json_output=json_output, quiet=quiet) as renderer,
         open_cache(no_cache=options["no_cache"]) as cache,
@@ -50,6 +50,8 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         renderer.result(result_fields(made.result) | {"target": fields})
     if not json_output:
         _print(made, fields)
+    if made.miss is not None:
+        raise made.miss
 
 
 def target_fields(made: TargetEncode) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def target_fields(made: TargetEncode) -> dict[str, Any]:
     found, pool = made.found, made.found.targets.pool
     trials = [
         point_fields(trial.point, pool)
-        | {"is_met": trial.margin >= 0, "is_chosen": trial is found.chosen}
+        | {"is_met": trial.is_met, "is_chosen": trial is found.chosen}
         for trial in found.trials
     ]
     return {
