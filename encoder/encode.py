@@ -35,7 +35,7 @@ from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
-from codecaux.encoder.stream import encode_stream
+from codecaux.encoder.stream import coded_colour, encode_stream
 from codecaux.encoder.title_scores import TitleParts, score_title, with_fusion
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
@@ -279,7 +279,7 @@ class _Job:
             source_height=size.height,
             num_frames=source.num_frames,
             bit_depth=size.bit_depth,
-            colour=size.colour,
+            colour=coded_colour(size.colour),
             stream=hash_stream(self.work.stream),
             base_id=self._base_id,
             fusion=Fusion() if self._config.heads > 1 else None,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "TUNINGS",
     "StreamResult",
     "StreamSettings",
+    "coded_colour",
     "coded_pictures",
     "encode_stream",
     "picture_filters",
@@ -247,15 +248,20 @@ def _scale_options(colour: Colour, settings: StreamSettings, geometry: Geometry)
     }
 
 
+def coded_colour(colour: Colour) -> Colour:
+    """The tags of the stream of a source with ``colour``. An unspecified matrix is spelt out: the
+    small stream's height would suggest another one."""
+    if colour.matrix_code in (1, 5, 6, 9, 10):
+        return colour
+    return replace(colour, matrix_code={"bt709": 1, "bt601": 6, "bt2020": 9}[colour.matrix])
+
+
 def _tags(colour: Colour) -> dict[str, str]:
-    # An unspecified matrix is spelt out: the small stream's height would suggest another one.
-    spelt = {"bt709": "bt709", "bt601": "smpte170m", "bt2020": "bt2020nc"}[colour.matrix]
-    is_known = colour.matrix_code in (1, 5, 6, 9, 10)
     return {
         "range": "full" if colour.full_range else "limited",
         "color_primaries": str(colour.primaries),
         "color_trc": str(colour.transfer),
-        "colorspace": str(colour.matrix_code) if is_known else spelt,
+        "colorspace": str(coded_colour(colour).matrix_code),
         "chroma_location": colour.chroma_location,
     }
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from codecaux.decoder.load import open_enhancer
+from codecaux.decoder.verify import verify
 from codecaux.device import choose_device
 from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.settings import EncodeSettings, FitSettings
@@ -134,6 +135,15 @@ def test_odd_size(clip_odd: Path, tmp_path: Path) -> None:
     result = drain(encode(_settings(clip_odd, tmp_path)))
     enhancer = open_enhancer(result.stream, result.weights, device=choose_device("cpu"))
     assert (enhancer.format.width, enhancer.format.height) == (99, 75)
+
+
+def test_an_untagged_source_and_its_stream_agree(clip_odd: Path, tmp_path: Path) -> None:
+    """The stream spells an unspecified matrix out; the weights file says what the stream says."""
+    result = drain(encode(_settings(clip_odd, tmp_path)))
+    file = read_weights(result.weights)
+    assert file.metadata.colour == probe(result.stream).format.colour
+    events = list(verify(result.stream, result.weights, "cpu"))
+    assert not [e for e in events if isinstance(e, Notice) and e.level == "warning"]
 
 
 def test_a_picture_too_small_for_lpips(make_clip: MakeClip, tmp_path: Path) -> None:
