@@ -58,6 +58,7 @@ STAGES = ("down1", "down2", "down3", "down4", "up3", "up2", "up1")
 _STAGE_AREA_DIVISOR = (1, 4, 16, 64, 16, 4, 1)
 # Caps for configurations that come out of a file.
 _MAX_WIDTH, _MAX_BLOCKS = 128, 8
+_MAX_NAME_CHARS = 64
 _PLAIN_KIND, _RECURRENT_KIND = "sr-unet", "sr-unet-recurrent"
 # The picture that was shown last, 4:2:0: four phases of luma, and the chroma.
 FEEDBACK_CHANNELS = 6
@@ -327,6 +328,8 @@ def config_from_json(text: str) -> SrUnetConfig:
             hidden=hidden,
             global_filters=count,
         )
+        if len(config.name) > _MAX_NAME_CHARS:
+            raise ValueError(f"expected a name of at most {_MAX_NAME_CHARS} characters")
         # Names that are not known, and what goes without saying said, are refused too.
         if values != json.loads(config_to_json(config)) or not isinstance(config.name, str):
             raise ValueError("expected no names but those of the format")

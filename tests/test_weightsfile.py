@@ -21,7 +21,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 
-from codecaux.architecture import SrUnetConfig, merged_parameter_count, parameter_shapes
+from codecaux.architecture import (
+    SrUnetConfig,
+    config_to_json,
+    merged_parameter_count,
+    parameter_shapes,
+)
 from codecaux.container import (
     MAX_FILE_BYTES,
     MAX_INFLATED_BYTES,
@@ -466,8 +471,11 @@ def test_a_planes_bomb_is_refused_before_it_is_unpacked() -> None:
         arrays |= {f"s{k}/{name}": array for name, array in planes.items()}
         arrays[f"s{k}/steps"] = steps
     ranges = [{"first_frame": k, "end_frame": k + 1} for k in range(num_sets)]
-    text = json.dumps({"kind": "sr-unet", **dataclasses.asdict(config), "scale": "2"})
-    entries = {**ARCHIVE.metadata, "architecture": text, "sets": json.dumps(ranges)}
+    entries = {
+        **ARCHIVE.metadata,
+        "architecture": config_to_json(config),
+        "sets": json.dumps(ranges),
+    }
     data = wrap(b"".join(serialise_archive(Archive(entries, arrays))))
     assert len(data) < 20_000
     tracemalloc.start()
@@ -582,7 +590,8 @@ METADATA_DEFECTS: list[tuple[str, str | None, str]] = [
     ("architecture", architecture(scale="3"), "scale"),
     ("architecture", architecture(scale=2), "scale"),
     ("architecture", architecture(name="\ud800"), "surrogate"),
-    ("architecture", "[" * 60_000, "damaged"),
+    ("architecture", "[" * 60_000, "not valid JSON"),
+    ("architecture", architecture(name="x" * 65), "64 characters"),
     ("source_width", "0", "source_width"),
     ("source_width", "-1", "source_width"),
     ("source_width", "1000000", "source_width"),
