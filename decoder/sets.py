@@ -63,6 +63,7 @@ class _Networks:
         self._kept: OrderedDict[int, _Arrays] = OrderedDict()
 
     def of(self, index: int) -> _Arrays:
+        """The weights of set ``index``, made from the nearest kept one that it builds on."""
         chain: list[int] = []
         at: int | None = index
         while at is not None and at not in self._kept:
