@@ -120,7 +120,8 @@ def _arguments(source: PreparedSource, ranges: Sequence[Range], output: Path) ->
     tick = f"{source.info.time_base.numerator}/{source.info.time_base.denominator}"
     if not source.has_timestamps:
         video = video.filter("settb", expr=tick).filter("setpts", expr="N")
-    chosen = "+".join(f"between(n,{first},{first + count - 1})" for first, count in ranges)
+    within = [f"between(n,{first},{first + count - 1})" for first, count in ranges]
+    chosen = _by_number("n", within, [first + count for first, count in ranges])
     video = video.filter("select", chosen).filter("settb", expr=tick)
     video = video.filter("setpts", expr=_closing_gaps(source, ranges))
     if source.info.pixel_format != source.info.format.pixel_format:
@@ -135,19 +136,29 @@ def _arguments(source: PreparedSource, ranges: Sequence[Range], output: Path) ->
 
 def _closing_gaps(source: PreparedSource, ranges: Sequence[Range]) -> str:
     """setpts' expression: each range begins where the one before ends. N counts chosen frames."""
-    expression, elapsed, done = "", 0, 0
     start = int(source.pts[ranges[0][0]])
-    nested = 0
-    for index, (first, count) in enumerate(ranges):
-        moved = f"PTS-STARTPTS-{int(source.pts[first]) - start - elapsed}"
+    moves, ends = [], []
+    elapsed = done = 0
+    for first, count in ranges:
+        moves.append(f"PTS-STARTPTS-{int(source.pts[first]) - start - elapsed}")
         done += count
-        if index == len(ranges) - 1:
-            expression += moved
-        else:
-            expression += f"if(lt(N,{done}),{moved},"
-            nested += 1
+        ends.append(done)
+        if first + count < source.num_frames:
             elapsed += int(source.pts[first + count]) - int(source.pts[first])
-    return expression + ")" * nested
+    return _by_number("N", moves, ends)
+
+
+def _by_number(variable: str, expressions: Sequence[str], ends: Sequence[int]) -> str:
+    """The expression of the range that frame ``variable`` is of; range i ends before ``ends[i]``.
+
+    A balanced tree of conditions: ffmpeg takes only about a hundred terms in one another.
+    """
+    if len(expressions) == 1:
+        return expressions[0]
+    half = len(expressions) // 2
+    early = _by_number(variable, expressions[:half], ends[:half])
+    late = _by_number(variable, expressions[half:], ends[half:])
+    return f"if(lt({variable},{ends[half - 1]}),{early},{late})"
 
 
 def _expected_seconds(

@@ -80,7 +80,7 @@ def open_prober(
     yield Notice(f"device: {prober.device.description}")
     if not title.is_whole:
         yield Notice(
-            f"{len(title.ranges)} sample(s) of {title.sample_seconds:.1f} s in all stand for "
+            f"{len(title.ranges)} piece(s) of {title.sample_seconds:.1f} s in all stand for "
             f"{title.duration_seconds:.1f} s"
         )
     return prober

@@ -47,7 +47,8 @@ class CurveSettings:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """``seconds`` of each sample; one for every ``every_seconds`` begun of the title, or ``count``.
+    """``seconds`` of each sample; one for every ``every_seconds`` begun of the title and at least
+    ``least``, or ``count``. A sample is of as many pieces as have ``piece_seconds`` in it.
 
     A title is taken whole where the samples would be more than ``whole_share`` of it.
     """
@@ -55,6 +56,8 @@ class SamplingSettings:
     seconds: float = 20.0
     count: int | None = None
     every_seconds: float = 600.0
+    least: int = 3
+    piece_seconds: float = 5.0
     whole_share: float = 0.75
 
     def __post_init__(self) -> None:
@@ -63,11 +66,16 @@ class SamplingSettings:
         if self.count is not None and self.count < 1:
             raise UsageError(f"expected at least one sample, got {self.count}")
         assert self.every_seconds > 0
+        assert self.piece_seconds > 0
         assert 0 < self.whole_share <= 1
 
     def wanted(self, duration_seconds: float) -> int:
         """How many samples a title of this length gets."""
-        return self.count or max(1, math.ceil(duration_seconds / self.every_seconds))
+        return self.count or max(self.least, math.ceil(duration_seconds / self.every_seconds))
+
+    def pieces(self, duration_seconds: float) -> int:
+        """Of how many parts of the title all samples are made."""
+        return self.wanted(duration_seconds) * max(1, int(self.seconds // self.piece_seconds))
 
     def takes_whole(self, duration_seconds: float) -> bool:
         """Whether the title is its own sample."""

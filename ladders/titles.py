@@ -22,13 +22,18 @@ from codecaux.errors import InputError, UsageError
 from codecaux.events import Events, Notice
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.ladders.cache import Cache, locked, shared
-from codecaux.ladders.samples import choose_ranges, detector_name, find_cuts
+from codecaux.ladders.samples import (
+    choose_ranges,
+    detector_name,
+    find_cuts,
+    measure_busyness,
+)
 from codecaux.ladders.settings import SamplingSettings
 
 __all__ = ["Title", "content_sha256", "sample_in_use", "sample_source", "survey", "whole_source"]
 
 # Raised whenever a survey begins to say something else of the same file.
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +192,11 @@ def _survey(
     # Frames a second as they really are: a header's claim may be wrong.
     fps = Fraction(source.num_frames) / source.duration_seconds
     cuts: list[int] = []
+    busyness = None
     if not sampling.takes_whole(duration):
         cuts = yield from find_cuts(source, ffmpeg)
-    ranges = choose_ranges(source.num_frames, fps, cuts, sampling)
+        busyness = yield from measure_busyness(source, ffmpeg)
+    ranges = choose_ranges(source.num_frames, fps, cuts, sampling, busyness)
     layout = source.info.format
     size = {"width": layout.width, "height": layout.height, "bit_depth": layout.bit_depth}
     return Title(path, options, content, source.num_frames, duration, fps, ranges=ranges, **size)
@@ -209,7 +216,7 @@ def sample_source(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Events[Prepared
         found = open_excerpt(folder)
         if found is None:
             count, seconds = len(title.ranges), title.sample_seconds
-            yield Notice(f"cutting {count} sample(s), {seconds:.1f} s in all, out of {title.path}")
+            yield Notice(f"cutting {count} piece(s), {seconds:.1f} s in all, out of {title.path}")
             source = yield from prepare(title.path, title.options, folder, ffmpeg=ffmpeg)
             found = yield from make_excerpt(source, title.ranges, folder, ffmpeg)
     return found

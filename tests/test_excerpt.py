@@ -58,6 +58,16 @@ def test_it_can_be_opened_again(clip_vfr: Path, tmp_path: Path, ffmpeg: Ffmpeg) 
     assert opened.duration_seconds == Fraction(1001 * (3 + 4 + 5 + 7), 24000)
 
 
+def test_a_long_title_has_hundreds_of_ranges(
+    make_clip: Callable[..., Path], tmp_path: Path, ffmpeg: Ffmpeg
+) -> None:
+    clip = make_clip("many-ranges.mkv", size=(64, 48), frames=603)
+    ranges = tuple((first, 1) for first in range(0, 603, 2))
+    excerpt = _cut(clip, ranges, tmp_path, ffmpeg)
+    assert excerpt.num_frames == 302
+    assert len(np.unique(np.diff(excerpt.pts))) <= 2  # of one rate, but for its rounding
+
+
 def test_what_is_half_made_or_changed_is_not_opened(
     clip: Path, tmp_path: Path, ffmpeg: Ffmpeg
 ) -> None:

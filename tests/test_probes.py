@@ -81,7 +81,7 @@ def test_samples_stand_for_the_title(long_clip: Path, cache: Cache, ffmpeg: Ffmp
     events = list(prober.make(Probe(28.0)))
     point = prober.cached(Probe(28.0))
     assert point is not None
-    assert any(isinstance(e, Notice) and "cutting 2 sample(s)" in e.message for e in events)
+    assert any(isinstance(e, Notice) and "cutting 2 piece(s)" in e.message for e in events)
     assert point.rate.duration_seconds == pytest.approx(1.0, abs=0.01)
     assert point.title_seconds == pytest.approx(3.0, abs=0.01)
     assert point.weights_kbps == pytest.approx(point.rate.weights_kbps / 3, rel=0.01)

@@ -111,7 +111,7 @@ _PROBING = (
         setting="codecaux.ladders.settings:SamplingSettings.seconds",
         help="Of each sample of a long title.",
     ),
-    click.option("--samples", type=int, help="Of a long title  [one per 10 minutes]"),
+    click.option("--samples", type=int, help="Of a long title  [one per 10 minutes, 3 or more]"),
     click.option("--no-cache", is_flag=True, help="Take no probe from the cache, keep none."),
 )
 
