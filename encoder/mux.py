@@ -14,6 +14,7 @@ __all__ = [
     "Track",
     "TrackPlan",
     "choose_tracks",
+    "copied_bytes",
     "held_audio",
     "list_tracks",
     "plan_tracks",
@@ -67,6 +68,19 @@ def plan_tracks(
     if original is None:
         return TrackPlan()
     return choose_tracks(list_tracks(original), is_matroska=is_matroska, audio=audio)
+
+
+def copied_bytes(original: Path, output: Path) -> int:
+    """What the sound and subtitles take that travel to ``output`` beside the video, as they are in
+    ``original``: all their packets. One pass over the file, without decoding.
+    """
+    is_matroska = output.suffix.lower() == ".mkv"
+    plan = plan_tracks(original, is_matroska=is_matroska, audio=held_audio(output))
+    with av.open(f"file:{original}", metadata_errors="replace") as container:
+        groups = {"a": container.streams.audio, "s": container.streams.subtitles}
+        parts = (specifier.split(":") for specifier in plan.specifiers)
+        tracks = [groups[kind][int(position)] for kind, position in parts]
+        return sum(packet.size for packet in container.demux(tracks)) if tracks else 0
 
 
 def list_tracks(path: Path) -> tuple[Track, ...]:

@@ -1,7 +1,8 @@
 """What a target asks for: `vmaf=94`, `lpips=0.1`, `size=40MB`, `rate=3M`. Pure.
 
 Quality targets are floors (LPIPS: a ceiling of the score), size and rate are ceilings of what the
-title takes, stream and weights. Several floors may be asked for at once, all of them to be met.
+title takes, stream and weights; of a size, also of what travels beside them. Several floors may be
+asked for at once, all of them to be met.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from codecaux.errors import UsageError
+from codecaux.errors import TargetError, UsageError
 from codecaux.ladders.points import OperatingPoint
 from codecaux.scores import LOWER_IS_BETTER, POOLS
 
@@ -37,10 +38,14 @@ _BITRATES = {"": 1e-3, "k": 1.0, "kb/s": 1.0, "kbps": 1.0, "M": 1e3, "Mb/s": 1e3
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``name`` as the user gives it; ``value`` in the metric's unit, bytes or kb/s."""
+    """``name`` as the user gives it; ``value`` in the metric's unit, bytes or kb/s.
+
+    ``beside_bytes``: what other tracks take of a size, sound above all.
+    """
 
     name: str
     value: float
+    beside_bytes: int = 0
 
     @property
     def metric(self) -> str | None:
@@ -52,7 +57,8 @@ class Target:
         below 0 a miss. None where the metric was not computed.
         """
         if self.metric is None:
-            spent = point.total_bytes if self.name == "size" else point.total_kbps
+            is_size = self.name == "size"
+            spent = point.total_bytes + self.beside_bytes if is_size else point.total_kbps
             return math.log(self.value / spent) / _RATE_TOLERANCE
         quality = point.quality(self.metric, pool)
         if quality is None:
@@ -83,6 +89,19 @@ class Targets:
     def is_for_quality(self) -> bool:
         """Whether the cheapest point is wanted; else the best within the ceiling."""
         return bool(self.floors)
+
+    def beside(self, track_bytes: int) -> Targets:
+        """The same, where so many bytes of other tracks count in a size. TargetError where they
+        alone take it all.
+        """
+        if self.ceiling is None or self.ceiling.name != "size":
+            return self
+        if track_bytes >= self.ceiling.value:
+            raise TargetError(
+                f"expected {self.ceiling}, but the sound and subtitles that are copied take "
+                f"{track_bytes / 1e6:.2f} MB by themselves; ask for more, or make them smaller"
+            )
+        return replace(self, ceiling=replace(self.ceiling, beside_bytes=track_bytes))
 
     def searched(self, point: OperatingPoint) -> float | None:
         """The margin that the search goes by: of the floor that is missed most, else of the

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codecaux.encoder.convert import SourceOptions
-from codecaux.encoder.mux import Track, choose_tracks, held_audio
+from codecaux.encoder.mux import Track, choose_tracks, copied_bytes, held_audio
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.stream import StreamResult, StreamSettings, encode_stream, timescale_of
 from codecaux.errors import InputError, ToolFailedError, UsageError
@@ -393,3 +393,15 @@ def test_timescale(clip: Path, tmp_path: Path, base: tuple[int, int], expected: 
     source = source_of(clip, tmp_path)
     timed = replace(source, info=replace(source.info, time_base=Fraction(*base)))
     assert timescale_of(timed) == expected
+
+
+def test_what_travels_beside_the_video_is_counted(clip_with_tracks: Path, clip: Path) -> None:
+    with av.open(str(clip_with_tracks)) as container:
+        sizes = {"video": 0, "audio": 0, "subtitle": 0}
+        for packet in container.demux():
+            sizes[packet.stream.type] += packet.size
+    beside = sizes["audio"] + sizes["subtitle"]
+    assert beside > 0
+    for name in ("out.mp4", "out.mkv"):
+        assert copied_bytes(clip_with_tracks, Path(name)) == beside
+    assert copied_bytes(clip, Path("out.mp4")) == 0

@@ -259,6 +259,19 @@ def test_size_and_rate_are_kept_and_used(prober: Prober, wish: str, limit: float
     assert 0.98 * allowed <= spent <= allowed
 
 
+@pytest.mark.usefixtures("fake_probes")
+def test_copied_sound_counts_in_a_size(prober: Prober) -> None:
+    wished = parse_targets(["size=170kB"])
+    found = drain(find_target(prober, wished.beside(50_000), X2))
+    assert 0.98 * 170e3 <= found.chosen.point.total_bytes + 50_000 <= 170e3
+    assert str(found.targets) == "size=0.17MB"
+    with pytest.raises(TargetError, match=r"take 0\.17 MB by themselves"):
+        wished.beside(170_000)
+    # It counts in nothing else.
+    for other in (parse_targets(["rate=900k"]), parse_targets(["vmaf=84"])):
+        assert other.beside(10**9) == other
+
+
 def test_the_cheapest_scale_is_taken(prober: Prober, fake_probes: FakeProbes) -> None:
     found = drain(find_target(prober, parse_targets(["vmaf=84"]), SCALES))
     cost = {}

@@ -29,6 +29,7 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
 
     from codecaux.cli.render import follow, open_renderer
     from codecaux.encoder.checks import check_encode
+    from codecaux.encoder.mux import copied_bytes
     from codecaux.ladders.curve import open_prober
     from codecaux.ladders.target import encode_to_target
     from codecaux.ladders.targets import parse_targets
@@ -44,6 +45,8 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         open_cache(no_cache=options["no_cache"]) as cache,
     ):
         prober = follow(open_prober(settings.input, settings, sampling, cache), renderer)
+        if settings.source.raw_size is None:
+            targets = targets.beside(copied_bytes(prober.title.path, settings.output))
         events = encode_to_target(prober, targets, scales, settings.output, settings.weights)
         made = follow(events, renderer)
         fields = target_fields(made)
