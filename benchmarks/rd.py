@@ -73,7 +73,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path)
-    parser.add_argument("--families", type=_families, default=FAMILIES, help="a,b,c")
+    parser.add_argument("--families", type=_families, help="a,b,c  [all; anchor with --anchors]")
     parser.add_argument("--only", help="one of the clips, by its name without suffix")
     parser.add_argument("--crfs", type=_numbers, default=_DEFAULT_CRFS, help="of x265's own points")
     parser.add_argument(
@@ -98,6 +98,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--assemble", action="store_true", help="make no points")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix")
     options = parser.parse_args()
+    if options.families is None:
+        has_anchors = options.assemble or options.anchors is not None
+        options.families = tuple(n for n in FAMILIES if n != "anchor" or has_anchors)
     if "anchor" in options.families and options.anchors is None and not options.assemble:
         parser.error("expected --anchors FOLDER for the family anchor, or --families without it")
     if not options.clips and not options.assemble:
