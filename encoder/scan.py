@@ -64,6 +64,8 @@ def scan(info: ClipInfo, *, stage: str = "check") -> Events[Scan]:
                 f"expected a video, got {info.path}, in which no frame decodes; check that it plays"
             )
         _check_whole(source, info, tally)
+        if source.container.format.name == "avi":
+            tally.forget_decoding_order()
     result = tally.result(info)
     _check_timestamps(result.pts, info)
     return result
@@ -111,6 +113,17 @@ class _Tally:
             )
         self.pts.append(picture.pts if self.has_timestamps else index)
         self.last_duration = int(picture.duration or 0)
+
+    def forget_decoding_order(self) -> None:
+        """AVI has but one time for a packet, that of decoding: where pictures are shown in another
+        order than they are coded, their times are those, mixed up. At a constant rate nothing is
+        lost with them.
+        """
+        pts = np.asarray(self.pts, np.int64)
+        is_mixed_up = self.has_timestamps and bool((np.diff(pts) <= 0).any())
+        if is_mixed_up and bool((np.diff(np.sort(pts)) == 1).all()):
+            self.has_timestamps = False
+            self.pts = array("q", range(len(pts)))
 
     def result(self, info: ClipInfo) -> Scan:
         pts = np.asarray(self.pts, np.int64)

@@ -95,6 +95,27 @@ def test_without_timestamps(make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg)
     assert [t - times[0] for t in times] == [n / fps for n in range(12)]
 
 
+def test_an_avi_with_reordered_pictures_has_a_constant_rate(
+    make_clip: MakeClip, tmp_path: Path, ffmpeg: Ffmpeg
+) -> None:
+    """Its times are those of decoding: 1, 4, 3, 5, 2, ..."""
+    sound = ("-f", "lavfi", "-t", "1", "-i", "sine")
+    clip = make_clip(
+        "reordered.avi", codec="libx264", inputs=sound, options=("-bf", "3", "-c:a", "ac3")
+    )
+    source = drain(prepare(clip, SourceOptions(), tmp_path))
+    assert not source.has_timestamps
+    assert source.pts.tolist() == list(range(12))
+    assert source.duration_seconds == Fraction(12, 24)
+    made = drain(encode_stream(source, EXACT, tmp_path / "made.mp4", ffmpeg))
+    assert made.num_frames == 12
+    with av.open(str(made.path)) as container:
+        times = [float(p.pts * p.time_base) for p in container.decode(video=0)]
+    np.testing.assert_allclose(np.diff(times), 1 / 24, atol=1e-4)
+    for shown, coded in zip(read_frames(made.path), read_frames(clip), strict=True):
+        np.testing.assert_array_equal(shown.y, coded.y)
+
+
 def test_wrong_timestamps_are_noticed(clip: Path, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
     source = source_of(clip, tmp_path)
     out = tmp_path / "title.mp4"
