@@ -18,6 +18,7 @@ from codecaux.errors import InputError
 from codecaux.events import Event, Events, Notice, Progress, StageDone, StageStarted
 from codecaux.frames import read_frames
 from codecaux.probe import probe
+from codecaux.sampling import Runs
 from codecaux.scores import Scorer, Scores, ScoreTools
 from codecaux.video import ClipInfo, Frame, SampleArray, VideoFormat
 
@@ -26,24 +27,28 @@ __all__ = ["Watch", "common_format", "measure", "measure_files", "to_bit_depth"]
 # Sees each frame of the reference with its versions by name, all of one format, as it is scored.
 Watch = Callable[[VideoFormat, Frame, Mapping[str, Frame]], None]
 
+_EVERYTHING = Runs()
+_NO_MORE: Mapping[str, Frame] = {}
 _STAGE = "score"
 _NAME = "distorted"
 
 
 def measure(
     reference: Path,
-    versions: Iterable[Mapping[str, Frame]],
+    versions: Iterable[Mapping[str, Frame] | None],
     names: Iterable[str],
     tools: ScoreTools,
     *,
     format: VideoFormat | None = None,
     watch: Watch | None = None,
+    runs: Runs = _EVERYTHING,
 ) -> Events[dict[str, Scores]]:
     """Score one or more versions (by name, frame by frame, in display order) of ``reference``.
 
     ``format`` is what the pictures are compared in: the reference's own by default; another bit
     depth where the versions have it (the reference is then converted). ``watch`` sees
-    every frame, for pictures beside the scores. Yields progress by frame.
+    every frame that is scored, for pictures beside the scores. Where ``runs`` leaves a frame out,
+    its versions may be None: it is counted, not compared. Yields progress by frame.
     Raises InputError where the number of frames or a picture's size differs.
     """
     started = time.monotonic()
@@ -52,9 +57,10 @@ def measure(
     total = info.num_frames_from_header
     yield StageStarted(_STAGE, total)
     ours = (to_bit_depth(f, info.format, target) for f in read_frames(reference, info=info))
-    with Scorer(target, tuple(names), tools, fps=info.average_fps, num_frames_hint=total) as scorer:
+    hint = None if total is None else runs.count(total)
+    with Scorer(target, tuple(names), tools, fps=info.average_fps, num_frames_hint=hint) as scorer:
         see = partial(watch, target) if watch is not None else None
-        yield from _add_all(scorer, ours, iter(versions), total, see)
+        yield from _add_all(scorer, ours, iter(versions), total, see, runs)
         scores = scorer.finish()
     yield StageDone(_STAGE, time.monotonic() - started)
     return scores
@@ -63,22 +69,27 @@ def measure(
 def _add_all(
     scorer: Scorer,
     ours: Iterator[Frame],
-    theirs: Iterator[Mapping[str, Frame]],
+    theirs: Iterator[Mapping[str, Frame] | None],
     total: int | None,
     see: Callable[[Frame, Mapping[str, Frame]], None] | None,
+    runs: Runs,
 ) -> Generator[Event, None, None]:
     done = 0
     for frame in ours:
-        version = next(theirs, None)
-        if version is None:
+        version = next(theirs, _NO_MORE)
+        if version is _NO_MORE:
             expected = done + 1 + sum(1 for _ in ours)
             raise _count_error(f"expected {expected} frames as in the reference, got {done}")
-        scorer.add(frame, version)
-        if see is not None:
-            see(frame, version)
+        if runs.wants(done):
+            assert version is not None, f"expected versions of frame {done}, which is scored"
+            if runs.begins(done):
+                scorer.begin_run()
+            scorer.add(frame, version)
+            if see is not None:
+                see(frame, version)
         done += 1
         yield Progress(_STAGE, done, total)
-    if next(theirs, None) is not None:
+    if next(theirs, _NO_MORE) is not _NO_MORE:
         raise _count_error(f"expected {done} frames as in the reference, got more")
 
 

@@ -1,10 +1,62 @@
-"""Which frames a costly metric looks at: few, evenly spread, the same ones every time."""
+"""Which frames are scored, and which a costly metric looks at: the same ones every time."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from codecaux.errors import UsageError
 
-__all__ = ["EvenSampling"]
+__all__ = ["EvenSampling", "Runs"]
+
+# Two seconds at 24 a second: long against the frame or two at whose edges a run is a cut.
+_RUN_FRAMES = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Frames that stand for a long title: ``length`` in the middle of every ``period``.
+
+    Runs, because metrics look at a frame's neighbours. By default every frame.
+    """
+
+    length: int = 1
+    period: int = 1
+
+    @classmethod
+    def spread(cls, num_frames: int, most: float) -> Runs:
+        """At most ``most`` of ``num_frames`` (all, where there are no more). UsageError below 1."""
+        if not most >= 1:
+            raise UsageError(f"expected to score at least one frame, got {most}")
+        if num_frames <= most:
+            return cls()
+        length = min(_RUN_FRAMES, int(most))
+        return cls(length, math.ceil(num_frames / (int(most) // length)))
+
+    @property
+    def is_everything(self) -> bool:
+        """Is every frame scored?"""
+        return self.length == self.period
+
+    def wants(self, index: int) -> bool:
+        """Is frame ``index``, from 0, one of them?"""
+        return 0 <= self._place(index) < self.length
+
+    def begins(self, index: int) -> bool:
+        """Is it, and the frame before it not?"""
+        return self._place(index) == 0 and not self.is_everything
+
+    def count(self, num_frames: int) -> int:
+        """How many of so many frames they are."""
+        whole, rest = divmod(num_frames, self.period)
+        return whole * self.length + min(max(rest - self._start, 0), self.length)
+
+    @property
+    def _start(self) -> int:
+        return (self.period - self.length) // 2
+
+    def _place(self, index: int) -> int:
+        return index % self.period - self._start
 
 
 class EvenSampling:

@@ -238,6 +238,10 @@ class Scorer:
         self._temporal.add(reference.y, [distorted[name].y for name in self._names])
         self._num_frames += 1
 
+    def begin_run(self) -> None:
+        """The next frame does not follow the last one, as at a scene cut (``sampling.Runs``)."""
+        self._temporal.begin_run()
+
     def finish(self) -> dict[str, Scores]:
         """Wait for ffmpeg and return the scores by name. Raises InputError without any frame."""
         if self._num_frames == 0:

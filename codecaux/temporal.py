@@ -193,6 +193,10 @@ class TemporalScores:
             self._add_flow(self._flow, [reference, *distorted])
         self._num_frames += 1
 
+    def begin_run(self) -> None:
+        """The next frame does not follow the last one: there is no step between them."""
+        self._errors, self._small = [], []
+
     def _add_flow(self, flow: Flow, planes: Sequence[SampleArray]) -> None:
         """Finish the pair that ends here, if it is a chosen one, and begin the one that starts."""
         index = self._num_frames

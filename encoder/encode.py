@@ -36,7 +36,7 @@ from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
 from codecaux.encoder.stream import coded_colour, encode_stream
-from codecaux.encoder.title_scores import TitleParts, score_title, with_fusion
+from codecaux.encoder.title_scores import TitleParts, score_title, title_runs, with_fusion
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
 from codecaux.encoder.x265 import check_parameters
@@ -314,7 +314,8 @@ class _Job:
         tools = ScoreTools(
             self.ffmpeg, lpips, find_flow(), lpips_max_frames=most, tof_max_pairs=most
         )
-        title = TitleParts(source, self.work.stream, self.device, tools)
+        runs = title_runs(source, self.settings.score_seconds)
+        title = TitleParts(source, self.work.stream, self.device, tools, runs)
         is_chosen = self.settings.fit.sharpen is None
         file, scores = yield from score_title(title, self.work.weights, is_chosen=is_chosen)
         write_atomic(self.work.weights, pack(file))

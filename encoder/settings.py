@@ -79,7 +79,7 @@ class EncodeSettings:
     """One encode: ``input`` (a path, or "-" for y4m on standard input) to two files.
 
     ``base``: id of the base network to start from; None: the newest trained one of the net and
-    scale.
+    scale. ``score_seconds``: of a longer title so much is scored, in runs spread over it.
     """
 
     input: str
@@ -95,8 +95,11 @@ class EncodeSettings:
     resume: bool = False
     overwrite: bool = False
     lpips_frames: int = 24
+    score_seconds: float = 600.0
 
     def __post_init__(self) -> None:
+        if not self.score_seconds > 0:
+            raise UsageError(f"expected more than 0 seconds to score, got {self.score_seconds:g}")
         if self.net not in NETS:
             raise UsageError(f"expected a net of {', '.join(NETS)}, got {self.net!r}")
 

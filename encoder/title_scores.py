@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from codecaux.decoder.load import enhancer_for, open_enhancer
@@ -13,11 +13,20 @@ from codecaux.events import Events, Notice
 from codecaux.frames import read_frames
 from codecaux.measure import measure
 from codecaux.metadata import Fusion
+from codecaux.sampling import Runs
 from codecaux.scores import Scores, ScoreTools
 from codecaux.video import Frame
 from codecaux.weightsfile import WeightsFile, read_weights
 
-__all__ = ["BICUBIC", "ENHANCED", "TitleParts", "score_title", "with_fusion", "without_harm"]
+__all__ = [
+    "BICUBIC",
+    "ENHANCED",
+    "TitleParts",
+    "score_title",
+    "title_runs",
+    "with_fusion",
+    "without_harm",
+]
 
 BICUBIC, ENHANCED = "bicubic", "enhanced"
 _UNSHARPENED = "unsharpened"
@@ -25,12 +34,21 @@ _UNSHARPENED = "unsharpened"
 
 @dataclass(frozen=True, slots=True)
 class TitleParts:
-    """What is compared: the coded ``stream`` as ``device`` shows it, and the ``source``."""
+    """What is compared: the coded ``stream`` as ``device`` shows it, and the ``source``; of a long
+    title only ``runs``.
+    """
 
     source: PreparedSource
     stream: Path
     device: Device
     tools: ScoreTools
+    runs: Runs = field(default_factory=Runs)
+
+
+def title_runs(source: PreparedSource, score_seconds: float) -> Runs:
+    """At most so many seconds of the source, at its mean rate, spread over it."""
+    per_second = source.num_frames / float(source.duration_seconds)
+    return Runs.spread(source.num_frames, max(1.0, score_seconds * per_second))
 
 
 def score_title(
@@ -46,15 +64,23 @@ def score_title(
         unsharpened = with_fusion(file, replace(fusion, sharpen=0.0))
         plain = enhancer_for(unsharpened, enhancer.coded, title.device)
 
-    def versions() -> Iterator[dict[str, Frame]]:
+    def versions() -> Iterator[dict[str, Frame] | None]:
         for index, frame in enumerate(read_frames(title.stream)):
+            if not (title.runs.wants(index) or enhancer.config.is_recurrent):
+                yield None
+                continue
             pair = enhancer.enhance(frame, index)
             also = {_UNSHARPENED: plain.enhance(frame, index).enhanced} if plain else {}
             yield {BICUBIC: pair.base, ENHANCED: pair.enhanced} | also
 
     names = (BICUBIC, ENHANCED, *([_UNSHARPENED] if plain else []))
     layout = title.source.info.format
-    scores = yield from measure(title.source.path, versions(), names, title.tools, format=layout)
+    if not title.runs.is_everything:
+        total = title.source.num_frames
+        yield Notice(f"scored: {title.runs.count(total)} of {total} frames, in runs over the title")
+    scores = yield from measure(
+        title.source.path, versions(), names, title.tools, format=layout, runs=title.runs
+    )
     if fusion is None or not plain:
         return file, scores
     before = scores.pop(_UNSHARPENED)

@@ -171,6 +171,7 @@ def _identity(
     asked = {name: _plain(value) for name, value in asdict(wanted).items() if name != "jobs"}
     encode = {name: value for name, value in identity(settings).items() if name != "input"}
     encode |= {"lpips_frames": settings.lpips_frames}
+    encode |= {"score_seconds": str(settings.score_seconds)}  # JSON has no infinity
     record = {"version": __version__, "encode": encode, "ladder": asked}
     record |= {"sampling": sampling.to_json()}
     parsed: dict[str, Any] = json.loads(json.dumps(record))

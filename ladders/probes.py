@@ -116,6 +116,7 @@ class Prober:
             "ffmpeg": self.ffmpeg.version,
             "lpips": self._lpips_identity("alex"),
             "lpips_frames": self.settings.lpips_frames,
+            "score_seconds": str(self.settings.score_seconds),  # JSON has no infinity
         }
         if probe.family == "x265":
             return result

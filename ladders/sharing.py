@@ -17,6 +17,7 @@ from pathlib import Path
 
 from codecaux.decoder.load import open_enhancer
 from codecaux.encoder.prepare import PreparedSource
+from codecaux.encoder.title_scores import title_runs
 from codecaux.errors import LpipsUnavailableError
 from codecaux.events import Events, Notice
 from codecaux.frames import read_frames
@@ -148,9 +149,12 @@ class _Market:
             stream, weights, device=prober.device, start_sha256=hash_start(stream)
         )
 
-        def versions() -> Iterator[dict[str, Frame]]:
-            for pair in enhancer.enhance_all(read_frames(stream)):
-                yield {_ENHANCED: pair.enhanced}
+        runs = title_runs(self.source, prober.settings.score_seconds)
+
+        def versions() -> Iterator[dict[str, Frame] | None]:
+            for index, frame in enumerate(read_frames(stream)):
+                is_needed = runs.wants(index) or enhancer.config.is_recurrent
+                yield {_ENHANCED: enhancer.enhance(frame, index).enhanced} if is_needed else None
 
         try:
             lpips = find_lpips("alex", explicit=prober.settings.lpips_weights)
@@ -162,7 +166,7 @@ class _Market:
         )
         layout = self.source.info.format
         scores = yield from measure(
-            self.source.path, versions(), (_ENHANCED,), tools, format=layout
+            self.source.path, versions(), (_ENHANCED,), tools, format=layout, runs=runs
         )
         return pooled_scores(scores[_ENHANCED])
 

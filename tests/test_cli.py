@@ -131,6 +131,7 @@ def test_every_option_of_encode_arrives() -> None:
     line = """
         --crf 24.5 --scale 1.5 --preset fast --x265-params aq-mode=3:no-sao --net full
         --steps 50 --objective fidelity --seed 9 --bank-mib 30
+        --score-seconds 90
         --size 64x48 --fps 30000/1001 --pix-fmt yuv420p --deinterlace --to-420
         --resume -y --device cpu --lpips-weights w.safetensors
         -o out.mp4 --weights other.weights in.yuv
@@ -158,6 +159,7 @@ def test_every_option_of_encode_arrives() -> None:
         fit=replace(default.fit, steps=50, objective="fidelity", seed=9, bank_bytes=30 << 20),
         device="cpu",
         lpips_weights=Path("w.safetensors"),
+        score_seconds=90.0,
         resume=True,
         overwrite=True,
     )

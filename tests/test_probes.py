@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -19,7 +20,7 @@ from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Events, Notice, StageStarted, drain
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.ladders import probes as module
-from codecaux.ladders.cache import Cache
+from codecaux.ladders.cache import Cache, digest_of
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
 from codecaux.ladders.settings import SamplingSettings
@@ -67,6 +68,12 @@ def test_a_probe_of_a_whole_title_is_its_encode(
     again = drain(prober.make(probe))
     assert again == point
     assert not [p for p in (cache.root / "work").iterdir() if p.is_dir()]
+
+
+def test_a_score_of_everything_is_another_probe(clip: Path, cache: Cache, ffmpeg: Ffmpeg) -> None:
+    prober = _prober(clip, cache, ffmpeg)
+    whole = replace(prober, settings=replace(SETTINGS, score_seconds=math.inf))
+    assert digest_of(whole.identity(Probe(28.0))) != digest_of(prober.identity(Probe(28.0)))
 
 
 @pytest.fixture

@@ -96,6 +96,12 @@ _MAKING = (
         unit=1 << 20,
         help="Memory for patches, in MiB.",
     ),
+    _setting(
+        "--score-seconds",
+        type=float,
+        field="score_seconds",
+        help="Of a longer title so much is scored, in runs spread over it.",
+    ),
     click.option("--size", metavar="WxH", help="Of a raw yuv INPUT; with --fps and --pix-fmt."),
     click.option("--fps", metavar="N[/D]", help="Of a raw yuv INPUT."),
     click.option("--pix-fmt", help="Of a raw yuv INPUT, as ffmpeg calls it, e.g. yuv420p."),
@@ -224,7 +230,7 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
         lpips_weights=options["lpips_weights"],
         resume=options["resume"],
         overwrite=options["yes"],
-        **given({name: options[name] for name in ("net", "base")}),
+        **given({name: options[name] for name in ("net", "base", "score_seconds")}),
     )
     return replace(
         settings, stream=replace(settings.stream, **stream), fit=replace(settings.fit, **fit)
