@@ -181,7 +181,8 @@ class Prober:
             payload = None
         else:
             payload = self.weights(Probe(point.started_from, probe.scale))
-            settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
+            if payload is not None:  # else what it started from is gone: all steps, from the base
+                settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
         start = None if payload is None else weights_to_start_from(payload)
         return settings, HeadStart(weights=start, content=self.title.content)
 

@@ -130,7 +130,7 @@ def find_target(
     if targets.is_for_quality:
         chosen = min(hits, key=lambda trial: trial.point.total_kbps)
     else:
-        chosen = max(hits, key=lambda trial: _quality(trial.point))
+        chosen = max(hits, key=lambda trial: _quality(trial.point, targets.pool))
     if not chosen.is_met:
         raise _out_of_reach(prober, targets, chosen)
     return Found(targets, trials, chosen)
@@ -223,10 +223,10 @@ def _as_one_stage(events: Events[OperatingPoint], stage: str) -> Events[Operatin
                 yield event
 
 
-def _quality(point: OperatingPoint) -> float:
+def _quality(point: OperatingPoint, pool: str) -> float:
     """Of points within a ceiling: by VMAF v1, or by what there is."""
     for metric in ("vmaf_v1", "vmaf_v061", "psnr_y_db"):
-        value = point.score(metric)
+        value = point.score(metric, pool)
         if value is not None:
             return value
     return 0.0
@@ -239,7 +239,10 @@ def _described(point: OperatingPoint, targets: Targets) -> str:
         if value is not None:
             digits = 4 if metric == "lpips" else 2
             scores.append(f"{METRIC_NAMES[metric or '']} {value:.{digits}f}")
-    cost = f"{point.total_kbps:,.0f} kb/s, {point.total_bytes / 1e6:.2f} MB"
+    beside = targets.beside_bytes
+    cost = f"{point.total_kbps:,.0f} kb/s, {(point.total_bytes + beside) / 1e6:.3g} MB"
+    if beside:
+        cost += f" with {beside / 1e6:.3g} MB of sound, subtitles and container"
     return ", ".join([point.label, *scores, cost])
 
 
@@ -326,7 +329,7 @@ def _best(made: Sequence[TargetEncode]) -> TargetEncode:
         return max(made, key=lambda each: targets.worst(each.final))
     if targets.is_for_quality:
         return min(met, key=lambda each: each.final.total_kbps)
-    return max(met, key=lambda each: _quality(each.final))
+    return max(met, key=lambda each: _quality(each.final, targets.pool))
 
 
 def _is_close(targets: Targets, final: OperatingPoint) -> bool:

@@ -90,18 +90,28 @@ class Targets:
         """Whether the cheapest point is wanted; else the best within the ceiling."""
         return bool(self.floors)
 
-    def beside(self, track_bytes: int) -> Targets:
-        """The same, where so many bytes of other tracks count in a size. TargetError where they
-        alone take it all.
+    @property
+    def has_size(self) -> bool:
+        """Is the size of the files what is limited?"""
+        return self.ceiling is not None and self.ceiling.name == "size"
+
+    @property
+    def beside_bytes(self) -> int:
+        """What counts in the size beside stream and weights."""
+        return self.ceiling.beside_bytes if self.ceiling is not None else 0
+
+    def beside(self, other_bytes: int) -> Targets:
+        """The same, where so many bytes of other tracks and the container count in the size.
+        TargetError where they alone take it all.
         """
-        if self.ceiling is None or self.ceiling.name != "size":
-            return self
-        if track_bytes >= self.ceiling.value:
+        assert self.ceiling is not None
+        assert self.has_size
+        if other_bytes >= self.ceiling.value:
             raise TargetError(
-                f"expected {self.ceiling}, but the sound and subtitles that are copied take "
-                f"{track_bytes / 1e6:.2f} MB by themselves; ask for more, or make them smaller"
+                f"expected {self.ceiling}, but sound, subtitles and the container take "
+                f"{other_bytes / 1e6:.2f} MB by themselves; ask for more, or make them smaller"
             )
-        return replace(self, ceiling=replace(self.ceiling, beside_bytes=track_bytes))
+        return replace(self, ceiling=replace(self.ceiling, beside_bytes=other_bytes))
 
     def searched(self, point: OperatingPoint) -> float | None:
         """The margin that the search goes by: of the floor that is missed most, else of the

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any
 
 from codecaux.encoder.excerpt import Range, make_excerpt, open_excerpt
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
-from codecaux.errors import InputError, UsageError
-from codecaux.events import Events, Notice
+from codecaux.errors import InputError, TargetError, UsageError
+from codecaux.events import Events, Notice, Result
 from codecaux.ffmpeg import Ffmpeg
 from codecaux.ladders.cache import Cache, locked, shared
 from codecaux.ladders.samples import (
@@ -29,11 +29,14 @@ from codecaux.ladders.samples import (
     measure_busyness,
 )
 from codecaux.ladders.settings import SamplingSettings
+from codecaux.probe import open_video
 
 __all__ = ["Title", "content_sha256", "sample_in_use", "sample_source", "survey", "whole_source"]
 
 # Raised whenever a survey begins to say something else of the same file.
 _REVISION = 2
+# ffmpeg's names of what holds no pictures itself.
+_REFERRING = frozenset(("concat", "dash", "hls", "imf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,8 @@ def survey(
     path = Path(path)
     if path.is_dir():
         raise InputError(f"expected a video file, got the folder {path}")
+    if options.raw_size is None:
+        _check_whole_in_itself(path)
     content = content_sha256(path)
     identity = {
         "revision": _REVISION,
@@ -173,10 +178,40 @@ def survey(
         return _title(path, options, content, entry.value)
     folder = cache.work_folder("survey", identity)
     with locked(folder):
-        title = yield from _survey(path, options, sampling, content, folder, ffmpeg)
-        cache.put("survey", identity, _facts(title), label=path.name)
+        entry = cache.get("survey", identity)  # another process may have made it meanwhile
+        if entry is not None:
+            return _title(path, options, content, entry.value)
+        warnings: list[Notice] = []
+        title = yield from _survey(path, options, sampling, content, folder, ffmpeg, warnings)
+        if not warnings:  # what went wrong once is tried again
+            cache.put("survey", identity, _facts(title), label=path.name)
         shutil.rmtree(folder, ignore_errors=True)
     return title
+
+
+def _check_whole_in_itself(path: Path) -> None:
+    """InputError for a file that names others: its content says nothing about their pictures."""
+    with open_video(path) as source:
+        kind = source.container.format.name
+    if _REFERRING & set(kind.split(",")):
+        raise InputError(
+            f"expected a file that holds its own pictures, got {path}, which names others "
+            f"({kind}); make one of it first (ffmpeg -i in -c copy out.mkv)"
+        )
+
+
+def _heard(events: Events[Result], warnings: list[Notice]) -> Events[Result]:
+    """``events``, and the warnings among them."""
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if isinstance(event, Notice) and event.level == "warning":
+                warnings.append(event)
+            yield event
 
 
 def _survey(
@@ -186,7 +221,9 @@ def _survey(
     content: str,
     folder: Path,
     ffmpeg: Ffmpeg,
+    warnings: list[Notice],
 ) -> Events[Title]:
+    """``warnings`` gets what went wrong where samples were to be placed, if anything."""
     source = yield from prepare(path, options, folder, ffmpeg=ffmpeg)
     duration = float(source.duration_seconds)
     # Frames a second as they really are: a header's claim may be wrong.
@@ -194,8 +231,8 @@ def _survey(
     cuts: list[int] = []
     busyness = None
     if not sampling.takes_whole(duration):
-        cuts = yield from find_cuts(source, ffmpeg)
-        busyness = yield from measure_busyness(source, ffmpeg)
+        cuts = yield from _heard(find_cuts(source, ffmpeg), warnings)
+        busyness = yield from _heard(measure_busyness(source, ffmpeg), warnings)
     ranges = choose_ranges(source.num_frames, fps, cuts, sampling, busyness)
     layout = source.info.format
     size = {"width": layout.width, "height": layout.height, "bit_depth": layout.bit_depth}
@@ -219,6 +256,8 @@ def sample_source(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Events[Prepared
             yield Notice(f"cutting {count} piece(s), {seconds:.1f} s in all, out of {title.path}")
             source = yield from prepare(title.path, title.options, folder, ffmpeg=ffmpeg)
             found = yield from make_excerpt(source, title.ranges, folder, ffmpeg)
+            if source.path.parent == folder:
+                source.path.unlink()  # as large as the title, and needed no more
     return found
 
 
@@ -232,17 +271,26 @@ def sample_in_use(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Iterator[None]:
     """The cut samples stay where they are for the block, whatever other commands do.
 
     At its end they are removed, where nobody else uses them: they are large, and made again in one
-    pass of decoding. After an error they stay, for whoever goes on. A command's other processes
-    need no block of their own: they end before the command's does.
+    pass of decoding. So they are where a target is out of reach; after other errors they stay, for
+    whoever goes on. A command's other processes need no block of their own: they end before the
+    command's does.
     """
     if title.is_whole:
         yield
         return
     folder = _sample_folder(title, cache, ffmpeg)
     with shared(folder) as is_alone:
-        yield
-        if is_alone():
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield
+        except TargetError:
+            _discard(folder, is_alone)
+            raise
+        _discard(folder, is_alone)
+
+
+def _discard(folder: Path, is_alone: Callable[[], bool]) -> None:
+    if is_alone():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sample_folder(title: Title, cache: Cache, ffmpeg: Ffmpeg) -> Path:

@@ -16,10 +16,11 @@ from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings
-from codecaux.errors import FitError, InputError, UsageError
+from codecaux.errors import FitError, InputError, TargetError, UsageError
 from codecaux.events import Events, Notice, StageStarted, drain
-from codecaux.ffmpeg import Ffmpeg
+from codecaux.ffmpeg import Ffmpeg, file_argument, run_ffmpeg
 from codecaux.ladders import probes as module
+from codecaux.ladders import samples
 from codecaux.ladders.cache import Cache, digest_of
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
@@ -159,6 +160,7 @@ def test_a_warm_start_makes_half_the_steps(
         (None, None, 40, None),  # the same encode again, from the base
         (None, 28.0, 20, b"28"),  # the same again, from where the probe started
         (((0, 6),), 28.0, 40, b"30"),  # from what was fitted to the samples
+        (None, 26.0, 40, None),  # what it started from is gone: all steps, from the base
     ],
 )
 def test_the_final_encode_is_the_probe_s_own_or_goes_on_from_it(
@@ -329,3 +331,49 @@ def test_what_cannot_be_surveyed(
 ) -> None:
     with pytest.raises(error, match=message):
         drain(survey(name, SourceOptions(), WHOLE, cache, ffmpeg))
+
+
+def test_what_went_wrong_once_is_tried_again(
+    long_clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = SamplingSettings(seconds=0.5, count=2)
+    asked = (long_clip, SourceOptions(), sampling, cache, ffmpeg)
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "_LOG", "no such folder/log.txt")
+        events = list(survey(*asked))
+    assert any(isinstance(event, Notice) and event.level == "warning" for event in events)
+    events = list(survey(*asked))
+    assert any(isinstance(event, StageStarted) for event in events)
+    assert not any(isinstance(event, Notice) and event.level == "warning" for event in events)
+    assert list(survey(*asked)) == []
+
+
+def test_a_playlist_is_no_title(clip: Path, cache: Cache, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    """Two equal ones may name files of other content."""
+    part = tmp_path / "part.mp4"
+    run_ffmpeg(ffmpeg, ["-v", "error", "-i", file_argument(clip), "-c", "copy", str(part)])
+    listed = tmp_path / "list.ffconcat"
+    listed.write_text("ffconcat version 1.0\nfile part.mp4\n")
+    with pytest.raises(InputError, match="names others"):
+        drain(survey(listed, SourceOptions(), WHOLE, cache, ffmpeg))
+
+
+def test_samples_of_a_target_out_of_reach_are_removed(
+    make_clip: Callable[..., Path], cache: Cache, ffmpeg: Ffmpeg
+) -> None:
+    clip = make_clip("interlaced-title.mkv", frames=72, filters="tinterlace=mode=merge,fps=24")
+    sampling = SamplingSettings(seconds=0.5, count=2)
+    title = drain(survey(clip, SourceOptions(deinterlace=True), sampling, cache, ffmpeg))
+    used = (title, cache, ffmpeg)
+
+    def fail() -> None:
+        with sample_in_use(*used):
+            drain(sample_source(*used))
+            # What the whole title was converted to is gone as soon as the samples are cut.
+            assert {path.name for path in cache.root.rglob("*.mov")} == {"excerpt.mov"}
+            raise TargetError("out of reach")
+
+    with pytest.raises(TargetError):
+        fail()
+    assert not list(cache.root.rglob("*.mov"))
+    assert clip.exists()

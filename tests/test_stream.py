@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codecaux.encoder.convert import SourceOptions
-from codecaux.encoder.mux import Track, choose_tracks, copied_bytes, held_audio
+from codecaux.encoder.mux import Track, choose_tracks, held_audio, other_bytes
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.stream import StreamResult, StreamSettings, encode_stream, timescale_of
 from codecaux.errors import InputError, ToolFailedError, UsageError
@@ -423,6 +423,24 @@ def test_what_travels_beside_the_video_is_counted(clip_with_tracks: Path, clip: 
             sizes[packet.stream.type] += packet.size
     beside = sizes["audio"] + sizes["subtitle"]
     assert beside > 0
+    container = 2000 + 18 * 12
+    with av.open(str(clip_with_tracks)) as opened:
+        packets = [packet for packet in opened.demux() if packet.stream.type != "video"]
+    container += 8 * len(packets)
     for name in ("out.mp4", "out.mkv"):
-        assert copied_bytes(clip_with_tracks, Path(name)) == beside
-    assert copied_bytes(clip, Path("out.mp4")) == 0
+        assert other_bytes(clip_with_tracks, Path(name), 12) == beside + container
+    assert other_bytes(None, Path("out.mp4"), 100) == 3800
+    with pytest.raises(InputError, match="sound and subtitles"):
+        other_bytes(Path(__file__), Path("out.mp4"), 12)
+
+
+def test_the_container_takes_no_more_than_is_thought(
+    clip_with_tracks: Path, tmp_path: Path, ffmpeg: Ffmpeg
+) -> None:
+    for name in ("size.mp4", "size.mkv"):
+        made = encoded(clip_with_tracks, tmp_path / name, ffmpeg)
+        with av.open(str(made.path)) as container:
+            video = sum(p.size for p in container.demux(video=0))
+        # x265's own words about itself are in the file of every title, however short.
+        thought = other_bytes(clip_with_tracks, made.path, 12) + 900
+        assert made.path.stat().st_size - video <= thought

@@ -265,11 +265,14 @@ def test_copied_sound_counts_in_a_size(prober: Prober) -> None:
     found = drain(find_target(prober, wished.beside(50_000), X2))
     assert 0.98 * 170e3 <= found.chosen.point.total_bytes + 50_000 <= 170e3
     assert str(found.targets) == "size=0.17MB"
+    assert found.targets.beside_bytes == 50_000
     with pytest.raises(TargetError, match=r"take 0\.17 MB by themselves"):
         wished.beside(170_000)
-    # It counts in nothing else.
-    for other in (parse_targets(["rate=900k"]), parse_targets(["vmaf=84"])):
-        assert other.beside(10**9) == other
+    # Of files nothing else is limited.
+    assert not parse_targets(["rate=900k"]).has_size
+    assert not parse_targets(["vmaf=84"]).has_size
+    with pytest.raises(TargetError, match=r"with 0\.05 MB of sound, subtitles and container"):
+        drain(find_target(prober, parse_targets(["size=51kB"]).beside(50_000), X2))
 
 
 def test_the_cheapest_scale_is_taken(prober: Prober, fake_probes: FakeProbes) -> None:

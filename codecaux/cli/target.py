@@ -13,7 +13,10 @@ from codecaux.cli.encode import AUTO, print_result, result_fields, settings_from
 from codecaux.cli.session import current_session
 
 if TYPE_CHECKING:
+    from codecaux.encoder.settings import EncodeSettings
+    from codecaux.ladders.probes import Prober
     from codecaux.ladders.target import TargetEncode
+    from codecaux.ladders.targets import Targets
 
 __all__ = ["run_target"]
 
@@ -29,7 +32,6 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
 
     from codecaux.cli.render import follow, open_renderer
     from codecaux.encoder.checks import check_encode
-    from codecaux.encoder.mux import copied_bytes
     from codecaux.ladders.curve import open_prober
     from codecaux.ladders.target import encode_to_target
     from codecaux.ladders.targets import parse_targets
@@ -45,8 +47,8 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         open_cache(no_cache=options["no_cache"]) as cache,
     ):
         prober = follow(open_prober(settings.input, settings, sampling, cache), renderer)
-        if settings.source.raw_size is None:
-            targets = targets.beside(copied_bytes(prober.title.path, settings.output))
+        if targets.has_size:
+            targets = _with_other_bytes(targets, prober, settings)
         events = encode_to_target(prober, targets, scales, settings.output, settings.weights)
         made = follow(events, renderer)
         fields = target_fields(made)
@@ -55,6 +57,15 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         _print(made, fields)
     if made.miss is not None:
         raise made.miss
+
+
+def _with_other_bytes(targets: Targets, prober: Prober, settings: EncodeSettings) -> Targets:
+    """A size is of the files: with what is copied beside the video, and what holds it all."""
+    from codecaux.encoder.mux import other_bytes
+
+    # A raw source has no other tracks.
+    original = prober.title.path if settings.source.raw_size is None else None
+    return targets.beside(other_bytes(original, settings.output, prober.title.num_frames))
 
 
 def target_fields(made: TargetEncode) -> dict[str, Any]:
@@ -70,6 +81,7 @@ def target_fields(made: TargetEncode) -> dict[str, Any]:
     return {
         "asked": str(found.targets),
         "is_met": made.is_met,
+        "beside_bytes": found.targets.beside_bytes,
         "probes": trials,
         "chosen": point_fields(found.chosen.point, pool),
         "final": point_fields(made.final, pool),
