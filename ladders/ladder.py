@@ -115,21 +115,14 @@ def make_ladder(
     check_jobs(wanted.jobs)
     check_output(output, source, overwrite=settings.overwrite)
     sampling = sampling or SamplingSettings()
-    work = open_ladder_work(
+    opened = open_ladder_work(
         output, settings, wanted, sampling, resume=settings.resume, overwrite=settings.overwrite
     )
-    job = _Job(settings, wanted, output, work, {})
-    try:
-        with job.timed("probes"):
-            prober = yield from job.prober(source, sampling, cache)
-            plan = yield from plan_ladder(prober, wanted)
-    except CodecauxError:
-        # What was refused leaves nothing to go on with.
-        if not settings.resume:
-            work.remove()
-        raise
-    yield Notice("rungs: " + "; ".join(_described(rung, plan) for rung in plan.rungs))
-    return (yield from job.make(prober, plan))
+    with opened as work:
+        job = _Job(settings, wanted, output, work, {})
+        prober, plan = yield from job.plan(source, sampling, cache)
+        yield Notice("rungs: " + "; ".join(_described(rung, plan) for rung in plan.rungs))
+        return (yield from job.make(prober, plan))
 
 
 def _described(rung: Foretold, plan: Plan) -> str:
@@ -228,6 +221,20 @@ class _Job:
         started = time.monotonic()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - started
+
+    def plan(
+        self, source: str, sampling: SamplingSettings, cache: Cache | None
+    ) -> Events[tuple[Prober, Plan]]:
+        """Everything up to the choice of rungs. What was refused leaves nothing to go on with."""
+        try:
+            with self.timed("probes"):
+                prober = yield from self.prober(source, sampling, cache)
+                plan = yield from plan_ladder(prober, self.wanted)
+        except CodecauxError:
+            if not self.settings.resume:
+                self.work.remove()
+            raise
+        return prober, plan
 
     def prober(
         self, source: str, sampling: SamplingSettings, cache: Cache | None

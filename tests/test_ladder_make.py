@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -23,6 +26,7 @@ from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
+from codecaux.encoder.workdir import LOCK_NAME
 from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Event, Events, Notice, drain
 from codecaux.ffmpeg import find_ffmpeg
@@ -492,6 +496,63 @@ def test_an_interrupted_ladder_is_given_up_with_y(
     fake_encodes.raises.clear()
     _make(title, output, overwrite=True)
     assert fake_encodes.made == [38.0, 38.0, 32.0, 26.0]
+
+
+def _files_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_ladders_of_one_output_do_not_mix(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    pytest.importorskip("fcntl")
+    output = tmp_path / "ladder"
+    settings = replace(SETTINGS, input=str(title))
+    first = make_ladder(str(title), settings, WANTED, output, cache=Cache.open())
+    with closing(first):
+        while not fake_encodes.made:
+            next(first)
+        before = _files_in(work_folder_of(output))
+        with pytest.raises(UsageError, match="got another ladder at work there; wait for it"):
+            _make(title, output, **changes)
+        assert _files_in(work_folder_of(output)) == before
+        drain(first)
+    assert fake_encodes.made == [38.0, 32.0, 26.0]
+    assert (output / "master.m3u8").exists()
+    assert not work_folder_of(output).exists()
+
+
+def test_a_killed_process_holds_no_ladder(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl")
+    output = tmp_path / "ladder"
+    fake_encodes.raises[32.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        _make(title, output)
+    fake_encodes.raises.clear()
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX)"
+    code = f"{hold}; print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(work_folder_of(output) / LOCK_NAME)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another ladder"):
+            _make(title, output, resume=True)
+        process.kill()
+    _make(title, output, resume=True)
+    assert fake_encodes.made == [38.0, 32.0, 26.0]
+
+
+def test_a_folder_that_was_left_before_its_record_is_begun(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    work = work_folder_of(tmp_path / "ladder")
+    work.mkdir()
+    (work / LOCK_NAME).touch()
+    _make(title, tmp_path / "ladder")
+    assert not work.exists()
 
 
 def test_a_source_that_changed_is_not_gone_on_with(
