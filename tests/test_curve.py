@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from codecaux.cli.encode import encode, settings_from_options
 from codecaux.cli.main import main
 from codecaux.cli.points_tables import bd_grid, point_name, points_grid
 from codecaux.encoder.prepare import SourceOptions
@@ -216,15 +219,43 @@ def test_the_command_says_all_that_is_not_the_default() -> None:
         net="full",
         base="init-1",
         fit=FitSettings(steps=50, objective="fidelity", seed=2, bank_bytes=32 << 20),
+        device="cpu",
+        lpips_weights=Path("my lpips.safetensors"),
+        score_seconds=90.0,
     )
     assert encode_command(settings) == (
         "codecaux encode --crf 22.5 --scale 1.5 --net full --preset slow --downscale area "
         "--tuning none --x265-params aq-mode=3 --base init-1 --steps 50 --objective fidelity "
         "--seed 2 --bank-mib 32 --size 64x48 --fps 25 --pix-fmt yuv420p --deinterlace --to-420 "
+        "--score-seconds 90.0 --device cpu --lpips-weights 'my lpips.safetensors' -o o.mp4 "
         "'a title'\"'\"'s.y4m'"
     )
-    plain = EncodeSettings("a.mkv", Path("o.mp4"), Path("o.weights"))
-    assert encode_command(plain) == "codecaux encode --crf 21 --scale 2 --net light a.mkv"
+    plain = EncodeSettings("films/a.mkv", Path("a.mp4"), Path("a.weights"))
+    assert encode_command(plain) == "codecaux encode --crf 21 --scale 2 --net light films/a.mkv"
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "weights", "words"),
+    [
+        ("a.mkv", "a.mkv.mp4", "a.mkv.weights", "-o a.mkv.mp4 a.mkv"),
+        ("a.mkv", "out/a.mp4", "out/a.weights", "-o out/a.mp4 a.mkv"),
+        ("a.mkv", "b.mkv", "b.weights", "-o b.mkv a.mkv"),
+        ("a.mkv", "a.mp4", "b.weights", "--weights b.weights a.mkv"),
+        ("-a.mkv", "-a.mp4", "-a.weights", "-- -a.mkv"),
+        ("-", "b.mp4", "b.weights", "-o b.mp4 -"),
+    ],
+)
+def test_the_command_is_read_as_what_it_was_made_of(
+    source: str, output: str, weights: str, words: str
+) -> None:
+    settings = EncodeSettings(
+        source, Path(output), Path(weights), device="cpu", lpips_weights=Path("l"), score_seconds=9
+    )
+    command = encode_command(settings)
+    assert command.partition(" --lpips-weights l ")[2] == words
+    context = encode.make_context("encode", shlex.split(command)[2:])
+    context.params.pop("json_output")
+    assert settings_from_options(context.params) == settings
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -255,6 +286,27 @@ def test_table_csv_json_and_picture(
     assert main([*arguments, "-y", str(wide)]) == 0
     assert len(fake_probes.made) == made
     assert (tmp_path / "report.png").read_bytes() == before
+
+
+@pytest.mark.usefixtures("fake_probes")
+@pytest.mark.parametrize("name", ["-title.mp4", "-title.mkv"])
+def test_the_printed_command_runs_in_the_titles_own_folder(
+    make_clip: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    lossless = make_clip(f"command{name}", codec="libx264", options=("-qp", "0"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(lossless, name)
+    options = ["--crf", "30", "--scales", "2", *SMALL, "--device", "cpu", "--json"]
+    assert main(["curve", *options, "--", name]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])["chosen"]["command"]
+    assert main(shlex.split(said)[1:]) == 0
+    output = Path("-title-codecaux.mp4" if name.endswith(".mp4") else "-title.mp4")
+    assert output.exists()
+    assert output.with_suffix(".weights").exists()
 
 
 def test_a_failed_probe_decides_the_exit_code_after_the_table(
