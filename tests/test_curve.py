@@ -331,6 +331,24 @@ def test_without_the_cache_nothing_is_kept(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("more", [(), ("--no-cache",)])
+def test_an_interrupt_says_how_to_go_on_where_one_can(
+    wide: Path,
+    fake_probes: FakeProbes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+) -> None:
+    def stop(*arguments: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake_probes, "make", stop)
+    assert main(["curve", "--crf", "24", "--scales", "2", *more, str(wide)]) == 130
+    said = capsys.readouterr().err
+    assert "interrupted" in said
+    assert ("the same command goes on" in said) == (not more)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -344,6 +362,14 @@ def test_without_the_cache_nothing_is_kept(
         (("--samples", "0", "clip.mkv"), 2, "at least one sample"),
         (("--least-gain", "-1", "clip.mkv"), 2, "above 0"),
         (("-o", "nowhere/report", "clip.mkv"), 2, "nowhere"),
+        (
+            ("-o", ".", "clip.mkv"),
+            2,
+            "got '.', which names a folder; add a name to it, like report",
+        ),
+        (("-o", "/", "clip.mkv"), 2, "got '/', which names a folder; add a name to it"),
+        (("-o", "..", "clip.mkv"), 2, "add a name to it, like ../report"),
+        (("-o", "", "clip.mkv"), 2, "expected -o NAME, from which NAME.csv, NAME.json, NAME.png"),
         (("-",), 2, "only once"),
         (("missing.mkv",), 3, "missing.mkv"),
         (("--net", "huge", "clip.mkv"), 2, "light"),

@@ -207,6 +207,8 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
     from codecaux.encoder.settings import EncodeSettings
 
     output = options["output"] or _output(options["source"])
+    if not output.name:
+        raise click.UsageError(f"expected a file name for the output, got the folder {output}")
     stream: dict[str, Any] = given(
         {name: options[name] for name in ("crf", "preset", "downscale", "tuning")}
     )
