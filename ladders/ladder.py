@@ -156,9 +156,12 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         raise as_error(next(iter(failures.values())))
     metric = choice_metric(list(points.values()))
     made = [point for point in points.values() if point.family == "ours"]
-    extra = probes_between(made, _hull(points, metric, wanted.pool), metric, wanted)
+    between = probes_between(made, _hull(points, metric, wanted.pool), metric, wanted)
+    extra = [probe for probe in between if probe not in failures]
     if extra:
-        again = yield from run_probes(prober, [*ours, *extra], wanted.jobs)
+        # Those that are there are what the new ones start from; what failed would fail again.
+        known = [probe for probe in ours if probe in points]
+        again = yield from run_probes(prober, [*known, *extra], wanted.jobs)
         points |= again.points
         failures |= again.failures
     hull = _hull(points, metric, wanted.pool)
@@ -177,7 +180,7 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         hull=tuple(hull),
         plain=tuple(plain_hull(mine, theirs, metric, wanted.pool)),
         rungs=tuple(rungs),
-        failures={probe.label: failure for probe, failure in failures.items()},
+        failures={p.label: failure for p, failure in failures.items() if p not in points},
         num_cached=run.num_cached,
     )
 

@@ -594,6 +594,46 @@ def test_a_failed_probe_does_not_lose_the_rest(
     assert "CRF 32 scale 2 failed: the fit diverged twice" in html
 
 
+def test_a_failed_probe_is_not_made_again_for_a_rate(
+    title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    tried: list[Probe] = []
+    make = fake_probes.make
+
+    def fails_once(
+        prober: Prober, probe: Probe, *rest: Any
+    ) -> Events[tuple[OperatingPoint, bytes]]:
+        tried.append(probe)
+        if probe == Probe(26.0) and tried.count(probe) == 1:
+            raise FitError("the fit diverged twice; try another --seed")
+        return (yield from make(prober, probe, *rest))
+
+    fake_probes.make = fails_once  # type: ignore[method-assign, assignment]
+    made, _ = _make(title, tmp_path / "ladder", replace(WANTED, rates_kbps=(300.0, 1e6)))
+    assert len(tried) == len(set(tried)) == 7
+    assert list(made.plan.failures) == ["CRF 26 scale 2"]
+    assert [rung.point.crf for rung in made.rungs] == [tried[-1].crf, 32.0]
+    # From the weights of a neighbour that is there.
+    assert fake_probes.made[-1] == (tried[-1], 32.0)
+
+
+def test_no_probe_that_failed_is_asked_for_in_between(
+    title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    # Where a probe for 300 kb/s falls between the two others, one has failed already.
+    pair = replace(WANTED, crfs=(26.0, 38.0), rates_kbps=(300.0, 1e6))
+    _make(title, tmp_path / "pair", pair)
+    between, _ = fake_probes.made[-1]
+    assert between.crf not in pair.crfs
+    shutil.rmtree(tmp_path / "cache")
+    fake_probes.fails = {between}
+    wanted = replace(pair, crfs=(26.0, between.crf, 38.0))
+    made, seen = _make(title, tmp_path / "ladder", wanted)
+    failed = f"{between.label} failed"
+    assert sum(getattr(event, "message", "").startswith(failed) for event in seen) == 1
+    assert list(made.plan.failures) == [between.label]
+
+
 def test_where_all_probes_fail_there_is_no_ladder(
     title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
 ) -> None:
