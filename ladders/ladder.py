@@ -228,13 +228,20 @@ class _Job:
     def plan(
         self, source: str, sampling: SamplingSettings, cache: Cache | None
     ) -> Events[tuple[Prober, Plan]]:
-        """Everything up to the choice of rungs. What was refused leaves nothing to go on with."""
+        """Everything up to the choice of rungs. What was refused leaves nothing to go on with, but
+        for probes that are kept nowhere else.
+        """
         try:
             with self.timed("probes"):
                 prober = yield from self.prober(source, sampling, cache)
                 plan = yield from plan_ladder(prober, self.wanted)
         except CodecauxError:
-            if not self.settings.resume:
+            if self.work.has_probes and not self.work.has_rungs:
+                yield Notice(
+                    f"the probes are kept in {self.work.path}: --resume goes on with them, with "
+                    "other --rates or CRFs too"
+                )
+            elif not self.settings.resume:
                 self.work.remove()
             raise
         return prober, plan

@@ -86,6 +86,16 @@ class LadderWork:
         self.keep("ladder", record)
 
     @property
+    def has_probes(self) -> bool:
+        """Are there probes of its own?"""
+        return any((self.path / "probes").glob("entries/probe/*.entry"))
+
+    @property
+    def has_rungs(self) -> bool:
+        """Were the rungs chosen, and their making begun?"""
+        return (self.path / "rungs").exists()
+
+    @property
     def is_begun(self) -> bool:
         """Is there anything in it, but for the lock of who has it open?"""
         return bool(self._children())
@@ -157,7 +167,7 @@ def open_ladder_work(
 
     UsageError where another process is at it, before anything in it is touched; where there is an
     interrupted one that is neither resumed nor given up (``overwrite``); and where the one to
-    resume was asked for in other words.
+    resume was asked for in other words and has rungs already.
     """
     work = LadderWork(work_folder_of(output))
     asked = _identity(settings, wanted, sampling)
@@ -166,7 +176,7 @@ def open_ladder_work(
         if not work.is_begun:
             work.keep("ladder", asked)
         elif resume:
-            _check_same(work.record("ladder"), asked, work.path)
+            _go_on(work, asked)
         elif overwrite:
             work.empty()
             work.keep("ladder", asked)
@@ -176,6 +186,17 @@ def open_ladder_work(
                 "start again"
             )
         yield work
+
+
+def _go_on(work: LadderWork, asked: Mapping[str, Any]) -> None:
+    """As it was asked for; in other words too, as long as there are only probes: those are kept by
+    what they depend on.
+    """
+    record = work.record("ladder")
+    if record is None or work.has_rungs:
+        _check_same(record, asked, work.path)
+    else:
+        work.keep("ladder", {**record, **asked})
 
 
 def _make_folder(path: Path) -> None:

@@ -750,3 +750,22 @@ def test_without_the_cache_probes_are_kept_with_the_ladder_alone(
     assert main(_arguments(title, output, "--no-cache", "--resume")) == 0
     assert len(fake_probes.made) == 6
     assert not (tmp_path / "cache").exists()
+
+
+def test_probes_outlive_rates_that_are_too_small(
+    title: Path,
+    fake_encodes: FakeEncodes,
+    fake_probes: FakeProbes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "ladder"
+    assert main(_arguments(title, output, "--no-cache", "--rates", "1k")) == 2
+    said = capsys.readouterr().err
+    assert "which the smallest rung" in said
+    assert f"the probes are kept in {work_folder_of(output)}: --resume goes on" in said
+    assert len(fake_probes.made) == 6
+    assert main(_arguments(title, output, "--no-cache", "--rates", "1M", "--resume")) == 0
+    assert len(fake_probes.made) == 6
+    assert fake_encodes.made == [26.0]
+    assert not work_folder_of(output).exists()
