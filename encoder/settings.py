@@ -9,10 +9,17 @@ from pathlib import Path
 from codecaux.architecture import NETS
 from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.stream import StreamSettings
-from codecaux.errors import UsageError
+from codecaux.errors import InputError, UsageError
 from codecaux.metadata import Json
 
-__all__ = ["DEFAULT_STEPS", "EncodeSettings", "FitSettings", "changed_settings", "identity"]
+__all__ = [
+    "DEFAULT_STEPS",
+    "EncodeSettings",
+    "FitSettings",
+    "changed_settings",
+    "default_output",
+    "identity",
+]
 
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
 DEFAULT_STEPS: dict[str, int] = {
@@ -107,6 +114,17 @@ class EncodeSettings:
     def work_dir(self) -> Path:
         """Where an encode keeps its unfinished parts: beside the output, gone when it is done."""
         return self.output.with_name(self.output.name + ".codecaux-work")
+
+
+def default_output(source: str) -> Path:
+    """The stream of ``source`` where no other is named: its name with .mp4, in the current folder.
+
+    InputError for a folder without a name, "." and the like, which is no video.
+    """
+    name = Path(source).name
+    if not name:
+        raise InputError(f"expected a video file, got the folder {source}")
+    return Path(name).with_suffix(".mp4")
 
 
 def identity(settings: EncodeSettings) -> dict[str, Json]:

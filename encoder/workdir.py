@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from codecaux import __version__
 from codecaux.atomic import write_atomic
@@ -15,7 +17,18 @@ from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.settings import EncodeSettings, identity
 from codecaux.errors import InputError, UsageError
 
-__all__ = ["WorkDir", "check_folder", "check_same", "held", "open_folder", "open_work_dir"]
+__all__ = [
+    "LOCK_NAME",
+    "WorkDir",
+    "check_folder",
+    "check_same",
+    "held",
+    "open_folder",
+    "open_work_dir",
+]
+
+# In the folder itself: it goes when the folder goes.
+LOCK_NAME = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +172,9 @@ def open_folder(settings: EncodeSettings) -> bool:
 
 
 @contextmanager
-def held(work: WorkDir) -> Iterator[None]:
-    """Be the only process at work in the folder; UsageError where there is one already.
+def held(work: WorkDir, what: str = "encode") -> Iterator[None]:
+    """Be the only process at work in the folder; UsageError where there is one already, another
+    ``what``, or where it has just ended and taken the folder with it.
 
     Where the system has no such locks (Windows), nothing is held.
     """
@@ -169,15 +183,45 @@ def held(work: WorkDir) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with (work.path / "lock").open("ab") as file:
+    lock = work.path / LOCK_NAME
+    with _opened(lock, what) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"expected to be alone in {work.path}, got another encode at work there; wait for "
+                f"expected to be alone in {work.path}, got another {what} at work there; wait for "
                 "it, or choose another output with -o"
             ) from error
+        if not _is_still(file, lock):
+            raise _just_ended(work.path, what)
         yield
+
+
+def _opened(lock: Path, what: str) -> IO[bytes]:
+    try:
+        return lock.open("ab")
+    except FileNotFoundError as error:
+        raise _just_ended(lock.parent, what) from error
+    except OSError as error:
+        raise InputError(
+            f"expected to be able to write in {lock.parent}, got: {error.strerror}; choose another "
+            "output with -o"
+        ) from error
+
+
+def _is_still(file: IO[bytes], lock: Path) -> bool:
+    """A lock on a file that somebody removed holds nobody off."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _just_ended(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"expected to be alone in {path}, got another {what} there that was just ending; give the "
+        "same command again"
+    )
 
 
 def check_same(

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +30,7 @@ from typing import Any, TypeAlias
 from codecaux.atomic import write_atomic
 from codecaux.errors import InputError
 from codecaux.folders import cache_dir
+from codecaux.ladders.cache_locks import lock_files, locked, shared, unused
 
 __all__ = [
     "VARIABLE",
@@ -47,6 +50,12 @@ VARIABLE = "CODECAUX_CACHE"
 _FORMAT = 1
 _MAX_HEADER_BYTES = 64 << 20
 _SUFFIX = ".entry"
+# What is ours among what there may be in a folder that somebody named.
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.entry")
+_PART_NAME = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.part\.entry")
+_WORK_NAME = re.compile(r"(?P<folder>[a-z]+-[0-9a-f]{32})(\.lock|\.users)?")
+# An entry is written in seconds: what is older was left by a killed process.
+_PART_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +73,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class CacheSize:
-    """How many entries there are, their bytes, and those of unfinished work."""
+    """How many entries there are, their bytes, and those of unfinished work. ``num_in_use``:
+    folders of unfinished work that were not cleared, since running commands use them.
+    """
 
     num_entries: int
     entry_bytes: int
     work_bytes: int
+    num_in_use: int = 0
 
 
 def default_root() -> Path:
@@ -157,18 +169,38 @@ class Cache:
         return folder
 
     def size(self) -> CacheSize:
-        """What it takes on disk, damaged entries included."""
-        entries = _sizes(self._entries)
-        return CacheSize(len(entries), sum(entries), sum(_sizes(self._work)))
+        """What it takes on disk, damaged entries included; files that are not its own are not."""
+        entries = [_size(path) for path in self._named(_ENTRY_NAME)]
+        parts = [_size(path) for path in self._named(_PART_NAME)]
+        work = [_size(folder) for folder in self._work_folders()]
+        return CacheSize(len(entries), sum(entries), sum(parts) + sum(work))
 
     def clear(self) -> CacheSize:
-        """Remove everything; returns what there was. Other files in the folder are let be."""
-        before = self.size()
-        for folder in (self._entries, self._work):
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # only where nothing else is in it
-            self.root.rmdir()
-        return before
+        """Remove everything that is the cache's own and that no running command uses; returns what
+        was removed. Whatever else there is is let be, folders that hold something too.
+        """
+        old = time.time() - _PART_SECONDS
+        files = self._named(_ENTRY_NAME)
+        parts = [path for path in self._named(_PART_NAME) if _modified(path) < old]
+        removed = [size for path in files if (size := _removed(path)) is not None]
+        leftover = sum(_removed(path) or 0 for path in parts)
+        cleared = [_cleared(folder) for folder in self._work_folders()]
+        kinds = dict.fromkeys(path.parent for path in (*files, *parts))
+        for folder in (*kinds, self._entries, self._work, self.root):
+            with suppress(OSError):  # only where nothing else is in it
+                folder.rmdir()
+        work_bytes = leftover + sum(size or 0 for size in cleared)
+        return CacheSize(len(removed), sum(removed), work_bytes, cleared.count(None))
+
+    def _named(self, name: re.Pattern[str]) -> list[Path]:
+        """Files of all kinds of entries whose names are such."""
+        found = (path for kind in _children(self._entries) for path in _children(kind))
+        return [path for path in found if name.fullmatch(path.name) and path.is_file()]
+
+    def _work_folders(self) -> list[Path]:
+        """Of unfinished work: those that are there, and those of which only locks are left."""
+        found = (_WORK_NAME.fullmatch(path.name) for path in _children(self._work))
+        return [self._work / name for name in dict.fromkeys(m["folder"] for m in found if m)]
 
     def _path(self, kind: str, identity: Mapping[str, Json]) -> Path:
         return self._entries / kind / f"{digest_of(identity)}{_SUFFIX}"
@@ -212,52 +244,51 @@ def _read(path: Path) -> Entry | None:
     )
 
 
-def _sizes(folder: Path) -> list[int]:
-    sizes: list[int] = []
-    for path in folder.rglob("*"):
+def _children(folder: Path) -> list[Path]:
+    """Sorted; none where there is no such folder."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is neither."""
+    total = 0
+    for each in (path, *path.rglob("*")):
         with suppress(OSError):  # gone meanwhile
-            if path.is_file():
-                sizes.append(path.stat().st_size)
-    return sizes
+            if each.is_file():
+                total += each.stat().st_size
+    return total
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` alone among processes that ask for it so; waits for the others.
-
-    Where the system has no such locks (Windows), nothing is held.
-    """
+def _modified(path: Path) -> float:
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    # Beside the folder, which may be removed while it is held.
-    with folder.with_name(folder.name + ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
-@contextmanager
-def shared(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Use ``folder`` beside other processes. What is yielded says whether it is used by nobody
-    else; from then on, to the end of the block, whoever wants to use it waits.
-
-    Where the system has no such locks (Windows), everybody seems alone.
-    """
+def _removed(path: Path) -> int | None:
+    """Remove a file; its bytes, None where it stays."""
+    size = _size(path)
     try:
-        import fcntl
-    except ImportError:
-        yield lambda: True
-        return
+        path.unlink()
+    except OSError:
+        return None
+    return size
 
-    def is_alone() -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
-    with folder.with_name(folder.name + ".users").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield is_alone
+def _cleared(folder: Path) -> int | None:
+    """Remove a folder of unfinished work with its locks; its bytes, None where it is in use."""
+    size = _size(folder)
+    try:
+        with unused(folder) as is_unused:
+            if not is_unused:
+                return None
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in lock_files(folder):
+                path.unlink(missing_ok=True)
+    except OSError:  # a folder that is read-only to us
+        return 0
+    return size - _size(folder)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from fractions import Fraction
+from pathlib import Path
 
-from codecaux.encoder.settings import EncodeSettings
+from codecaux.encoder.settings import EncodeSettings, default_output
 
-__all__ = ["encode_command"]
+__all__ = ["encode_command", "free_outputs"]
 
 _STREAM_OPTIONS = ("preset", "downscale", "tuning")
 _FIT_OPTIONS = ("steps", "minutes", "objective", "seed")
 
 
 def encode_command(settings: EncodeSettings) -> str:
-    """`codecaux encode ...` with CRF, scale and net spelt out, and what else is not the default."""
+    """`codecaux encode ...` with CRF, scale and net spelt out, and what else is not the default:
+    outputs too, where `codecaux encode` would choose others.
+    """
     stream, fit = settings.stream, settings.fit
     default = EncodeSettings(settings.input, settings.output, settings.weights)
     words = ["codecaux", "encode", "--crf", f"{stream.crf:g}", "--scale", _scale(stream.scale)]
@@ -36,7 +39,18 @@ def encode_command(settings: EncodeSettings) -> str:
         words += ["--sharpen", f"{fit.sharpen:g}" if fit.sharpen else "off"]
     if fit.bank_bytes != default.fit.bank_bytes:
         words += ["--bank-mib", str(fit.bank_bytes >> 20)]
-    return shlex.join([*words, *_source_words(settings), settings.input])
+    words += [*_source_words(settings), *_machine_words(settings, default), *_outputs(settings)]
+    return shlex.join([*words, *_input_words(settings.input)])
+
+
+def free_outputs(path: str) -> tuple[Path, Path]:
+    """Stream and weights of an encode of ``path`` for which nobody named any: as `codecaux encode`
+    calls them, or another name where that is the input's own.
+    """
+    output = default_output(path)
+    if output.resolve() == Path(path).resolve():
+        output = output.with_stem(f"{output.stem}-codecaux")
+    return output, output.with_suffix(".weights")
 
 
 def _scale(scale: Fraction) -> str:
@@ -52,3 +66,29 @@ def _source_words(settings: EncodeSettings) -> list[str]:
     words += ["--deinterlace"] if source.deinterlace else []
     words += ["--to-420"] if source.to_420 else []
     return words
+
+
+def _machine_words(settings: EncodeSettings, default: EncodeSettings) -> list[str]:
+    """How it is scored, and on what it runs."""
+    words: list[str] = []
+    if settings.score_seconds != default.score_seconds:
+        words += ["--score-seconds", f"{settings.score_seconds}"]
+    if settings.device != default.device:
+        words += ["--device", settings.device]
+    if settings.lpips_weights is not None:
+        words += ["--lpips-weights", str(settings.lpips_weights)]
+    return words
+
+
+def _outputs(settings: EncodeSettings) -> list[str]:
+    output, words = settings.output, []
+    if output != default_output(settings.input):
+        words += ["-o", str(output)]
+    if settings.weights != output.with_suffix(".weights"):
+        words += ["--weights", str(settings.weights)]
+    return words
+
+
+def _input_words(path: str) -> list[str]:
+    """A name that begins like an option is none after "--"."""
+    return ["--", path] if path.startswith("-") and path != "-" else [path]

@@ -115,21 +115,14 @@ def make_ladder(
     check_jobs(wanted.jobs)
     check_output(output, source, overwrite=settings.overwrite)
     sampling = sampling or SamplingSettings()
-    work = open_ladder_work(
+    opened = open_ladder_work(
         output, settings, wanted, sampling, resume=settings.resume, overwrite=settings.overwrite
     )
-    job = _Job(settings, wanted, output, work, {})
-    try:
-        with job.timed("probes"):
-            prober = yield from job.prober(source, sampling, cache)
-            plan = yield from plan_ladder(prober, wanted)
-    except CodecauxError:
-        # What was refused leaves nothing to go on with.
-        if not settings.resume:
-            work.remove()
-        raise
-    yield Notice("rungs: " + "; ".join(_described(rung, plan) for rung in plan.rungs))
-    return (yield from job.make(prober, plan))
+    with opened as work:
+        job = _Job(settings, wanted, output, work, {})
+        prober, plan = yield from job.plan(source, sampling, cache)
+        yield Notice("rungs: " + "; ".join(_described(rung, plan) for rung in plan.rungs))
+        return (yield from job.make(prober, plan))
 
 
 def _described(rung: Foretold, plan: Plan) -> str:
@@ -163,9 +156,12 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         raise as_error(next(iter(failures.values())))
     metric = choice_metric(list(points.values()))
     made = [point for point in points.values() if point.family == "ours"]
-    extra = probes_between(made, _hull(points, metric, wanted.pool), metric, wanted)
+    between = probes_between(made, _hull(points, metric, wanted.pool), metric, wanted)
+    extra = [probe for probe in between if probe not in failures]
     if extra:
-        again = yield from run_probes(prober, [*ours, *extra], wanted.jobs)
+        # Those that are there are what the new ones start from; what failed would fail again.
+        known = [probe for probe in ours if probe in points]
+        again = yield from run_probes(prober, [*known, *extra], wanted.jobs)
         points |= again.points
         failures |= again.failures
     hull = _hull(points, metric, wanted.pool)
@@ -184,7 +180,7 @@ def _plan(prober: Prober, wanted: LadderSettings) -> Events[Plan]:
         hull=tuple(hull),
         plain=tuple(plain_hull(mine, theirs, metric, wanted.pool)),
         rungs=tuple(rungs),
-        failures={probe.label: failure for probe, failure in failures.items()},
+        failures={p.label: failure for p, failure in failures.items() if p not in points},
         num_cached=run.num_cached,
     )
 
@@ -228,6 +224,27 @@ class _Job:
         started = time.monotonic()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - started
+
+    def plan(
+        self, source: str, sampling: SamplingSettings, cache: Cache | None
+    ) -> Events[tuple[Prober, Plan]]:
+        """Everything up to the choice of rungs. What was refused leaves nothing to go on with, but
+        for probes that are kept nowhere else.
+        """
+        try:
+            with self.timed("probes"):
+                prober = yield from self.prober(source, sampling, cache)
+                plan = yield from plan_ladder(prober, self.wanted)
+        except CodecauxError:
+            if self.work.has_probes and not self.work.has_rungs:
+                yield Notice(
+                    f"the probes are kept in {self.work.path}: --resume goes on with them, with "
+                    "other --rates or CRFs too"
+                )
+            elif not self.settings.resume:
+                self.work.remove()
+            raise
+        return prober, plan
 
     def prober(
         self, source: str, sampling: SamplingSettings, cache: Cache | None

@@ -3,13 +3,15 @@
 DIR.codecaux-work/ladder.json    what was asked for; another ladder is not gone on with
                   rungs/*        finished rungs, each with a record that is written last
                   *.json         other results
+                  lock           held by the process at work
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from codecaux import __version__
 from codecaux.atomic import write_atomic
 from codecaux.encoder.settings import EncodeSettings, identity
-from codecaux.encoder.workdir import check_same
+from codecaux.encoder.workdir import LOCK_NAME, WorkDir, check_same, held
 from codecaux.errors import InputError, UsageError
 from codecaux.ladderindex import INDEX_NAME
 from codecaux.ladders.ladder_settings import LadderSettings
@@ -83,8 +85,34 @@ class LadderWork:
             )
         self.keep("ladder", record)
 
+    @property
+    def has_probes(self) -> bool:
+        """Are there probes of its own?"""
+        return any((self.path / "probes").glob("entries/probe/*.entry"))
+
+    @property
+    def has_rungs(self) -> bool:
+        """Were the rungs chosen, and their making begun?"""
+        return (self.path / "rungs").exists()
+
+    @property
+    def is_begun(self) -> bool:
+        """Is there anything in it, but for the lock of who has it open?"""
+        return bool(self._children())
+
+    def empty(self) -> None:
+        """Start again: the folder stays, with the lock by which it is held."""
+        for child in self._children():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                child.unlink(missing_ok=True)
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _children(self) -> list[Path]:
+        return [child for child in self.path.iterdir() if child.name != LOCK_NAME]
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name
@@ -125,6 +153,7 @@ def check_output(output: Path, source: str, *, overwrite: bool) -> None:
         )
 
 
+@contextmanager
 def open_ladder_work(
     output: Path,
     settings: EncodeSettings,
@@ -133,33 +162,51 @@ def open_ladder_work(
     *,
     resume: bool,
     overwrite: bool,
-) -> LadderWork:
-    """The ladder's folder: new, or an interrupted one's where ``resume``.
+) -> Iterator[LadderWork]:
+    """The ladder's folder, new or an interrupted one's where ``resume``, held for the block.
 
-    UsageError where there is an interrupted one that is neither resumed nor given up
-    (``overwrite``), and where the one to resume was asked for in other words.
+    UsageError where another process is at it, before anything in it is touched; where there is an
+    interrupted one that is neither resumed nor given up (``overwrite``); and where the one to
+    resume was asked for in other words and has rungs already.
     """
     work = LadderWork(work_folder_of(output))
     asked = _identity(settings, wanted, sampling)
-    if work.path.exists():
-        if resume:
-            _check_same(work.record("ladder"), asked, work.path)
-            return work
-        if not overwrite:
+    _make_folder(work.path)
+    with held(WorkDir(work.path, ""), "ladder"):
+        if not work.is_begun:
+            work.keep("ladder", asked)
+        elif resume:
+            _go_on(work, asked)
+        elif overwrite:
+            work.empty()
+            work.keep("ladder", asked)
+        else:
             raise UsageError(
                 f"{work.path} holds an interrupted ladder; add --resume to go on with it, or -y to "
                 "start again"
             )
-        work.remove()
+        yield work
+
+
+def _go_on(work: LadderWork, asked: Mapping[str, Any]) -> None:
+    """As it was asked for; in other words too, as long as there are only probes: those are kept by
+    what they depend on.
+    """
+    record = work.record("ladder")
+    if record is None or work.has_rungs:
+        _check_same(record, asked, work.path)
+    else:
+        work.keep("ladder", {**record, **asked})
+
+
+def _make_folder(path: Path) -> None:
     try:
-        work.path.mkdir()
+        path.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"expected to be able to write in {work.path.parent}, got: {error.strerror}; choose "
+            f"expected to be able to write in {path.parent}, got: {error.strerror}; choose "
             "another folder with -o"
         ) from error
-    work.keep("ladder", asked)
-    return work
 
 
 def _identity(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from codecaux import __version__
-from codecaux.ladders.commands import encode_command
+from codecaux.ladders.commands import encode_command, free_outputs
 from codecaux.ladders.curve import CURVE_METRICS, Curve
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober
@@ -27,7 +27,7 @@ def curve_fields(curve: Curve, prober: Prober) -> dict[str, Any]:
         for point in (*curve.points, *curve.x265_points)
     ]
     probe = Probe(curve.chosen.crf, curve.chosen.scale)
-    settings = prober.final_settings(probe, prober.settings.output, prober.settings.weights)
+    settings = prober.final_settings(probe, *free_outputs(str(curve.title.path)))
     return {
         "codecaux_version": __version__,
         "title": title_fields(curve),

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 from codecaux.cli.main import main
 from codecaux.errors import InputError
-from codecaux.ladders.cache import Cache, default_root, digest_of, locked
+from codecaux.ladders.cache import Cache, default_root, digest_of
+from codecaux.ladders.cache_locks import lock_files, locked, shared, unused
 
 IDENTITY = {"content": "ab", "crf": 24.0, "steps": [1, 2]}
 VALUE = {"stream_bytes": 1000, "scores": {"vmaf_v1": 91.25, "lpips": None}}
@@ -145,6 +148,88 @@ def test_path_list_and_clear(
     assert [path.name for path in cache.root.iterdir()] == ["notes.txt"]
     assert main(["cache", "clear"]) == 0
     assert "0 entries" in capsys.readouterr().out
+
+
+def test_clearing_leaves_what_is_not_the_caches_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """$CODECAUX_CACHE may name a folder in which people keep other things, by such names too."""
+    cache = Cache.open(tmp_path / "mine")
+    monkeypatch.setenv("CODECAUX_CACHE", str(cache.root))
+    cache.put("probe", IDENTITY, VALUE, payload=bytes(500))
+    folder = cache.work_folder("probe", {"crf": 30})
+    (folder / "part").write_bytes(bytes(100))
+    for suffix in (".lock", ".users"):
+        folder.with_name(folder.name + suffix).touch()
+    name = digest_of(IDENTITY)
+    left, fresh = (
+        cache.root / "entries" / "probe" / f".{name}.{digits}.part.entry"
+        for digits in ("0123abcd", "4567abcd")
+    )
+    left.write_bytes(bytes(10))
+    os.utime(left, (0, 0))
+    theirs = [
+        fresh,  # another process is writing it
+        cache.root / "work" / "thesis.tex",
+        cache.root / "work" / "probe-1" / "notes",
+        cache.root / "work" / "probe-1.lock",
+        cache.root / "entries" / "diary.entry",
+        cache.root / "entries" / "probe" / "diary.entry",
+        cache.root / "entries" / "probe" / f"{name[:-1]}.entry",
+        cache.root / "entries" / "probe" / f"{name}.entry.bak",
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    assert cache.size().num_entries == 1
+    assert main(["cache", "clear", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["num_entries"], result["work_bytes"], result["num_in_use"]) == (1, 110, 0)
+    assert sorted(p for p in cache.root.rglob("*") if p.is_file()) == sorted(theirs)
+
+
+@pytest.mark.parametrize("hold", [locked, shared])
+def test_clearing_leaves_what_a_running_command_uses(
+    cache: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    hold: Callable[[Path], AbstractContextManager[object]],
+) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setenv("CODECAUX_CACHE", str(cache.root))
+    used, free = (cache.work_folder("probe", {"crf": crf}) for crf in (24, 30))
+    for folder in (used, free):
+        (folder / "part").write_bytes(bytes(100))
+    with hold(used):
+        assert main(["cache", "clear"]) == 0
+        said = capsys.readouterr().out
+        assert "unfinished work 100 B" in said
+        assert "kept 1 folders of unfinished work that running commands use" in said
+        assert (used / "part").exists()
+        assert not free.exists()
+    assert main(["cache", "clear"]) == 0
+    assert "kept" not in capsys.readouterr().out
+    assert not cache.root.exists()
+
+
+def test_a_lock_that_was_cleared_while_it_was_waited_for_is_taken_anew(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    folder = tmp_path / "work" / "probe"
+    held: list[bool] = []
+
+    def wait() -> None:
+        with locked(folder), unused(folder) as is_unused:
+            held.append(folder.is_dir() and not is_unused)
+
+    with locked(folder):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(0.2)
+        for path in lock_files(folder):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+    thread.join(10)
+    assert held == [True]
 
 
 def test_looking_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

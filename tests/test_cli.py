@@ -515,6 +515,8 @@ def test_measure_temporal_draws_and_counts(
         (("--column", "5"), "together with --temporal"),
         (("--temporal", "--column", "500"), "a column of 0 to 95, got 500"),
         (("--temporal", "-o", "nowhere/name"), "expected the folder nowhere"),
+        (("--temporal", "-o", "."), "got '.', which names a folder"),
+        (("--temporal", "-o", ""), "NAME-profiles.png, NAME-rpf.png, NAME.tsv are made, got ''"),
     ],
 )
 def test_measure_temporal_refuses(
@@ -532,6 +534,9 @@ def test_measure_temporal_refuses(
         (("inspect", "nothing.weights"), 3),
         (("measure", "nothing.mkv", "nothing.mkv"), 3),
         (("encode", "nothing.mkv", "-o", "out.mp4"), 3),
+        (("encode", "nothing.mkv", "-o", "."), 2),
+        (("encode", "."), 3),
+        (("pretrain", "nothing", "-o", "."), 2),
         (("encode", "--device", "abacus", "-o", "out.mp4", "nothing.mkv"), 2),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from codecaux.cli.encode import encode, settings_from_options
 from codecaux.cli.main import main
 from codecaux.cli.points_tables import bd_grid, point_name, points_grid
 from codecaux.encoder.prepare import SourceOptions
@@ -216,15 +219,43 @@ def test_the_command_says_all_that_is_not_the_default() -> None:
         net="full",
         base="init-1",
         fit=FitSettings(steps=50, objective="fidelity", seed=2, bank_bytes=32 << 20),
+        device="cpu",
+        lpips_weights=Path("my lpips.safetensors"),
+        score_seconds=90.0,
     )
     assert encode_command(settings) == (
         "codecaux encode --crf 22.5 --scale 1.5 --net full --preset slow --downscale area "
         "--tuning none --x265-params aq-mode=3 --base init-1 --steps 50 --objective fidelity "
         "--seed 2 --bank-mib 32 --size 64x48 --fps 25 --pix-fmt yuv420p --deinterlace --to-420 "
+        "--score-seconds 90.0 --device cpu --lpips-weights 'my lpips.safetensors' -o o.mp4 "
         "'a title'\"'\"'s.y4m'"
     )
-    plain = EncodeSettings("a.mkv", Path("o.mp4"), Path("o.weights"))
-    assert encode_command(plain) == "codecaux encode --crf 21 --scale 2 --net light a.mkv"
+    plain = EncodeSettings("films/a.mkv", Path("a.mp4"), Path("a.weights"))
+    assert encode_command(plain) == "codecaux encode --crf 21 --scale 2 --net light films/a.mkv"
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "weights", "words"),
+    [
+        ("a.mkv", "a.mkv.mp4", "a.mkv.weights", "-o a.mkv.mp4 a.mkv"),
+        ("a.mkv", "out/a.mp4", "out/a.weights", "-o out/a.mp4 a.mkv"),
+        ("a.mkv", "b.mkv", "b.weights", "-o b.mkv a.mkv"),
+        ("a.mkv", "a.mp4", "b.weights", "--weights b.weights a.mkv"),
+        ("-a.mkv", "-a.mp4", "-a.weights", "-- -a.mkv"),
+        ("-", "b.mp4", "b.weights", "-o b.mp4 -"),
+    ],
+)
+def test_the_command_is_read_as_what_it_was_made_of(
+    source: str, output: str, weights: str, words: str
+) -> None:
+    settings = EncodeSettings(
+        source, Path(output), Path(weights), device="cpu", lpips_weights=Path("l"), score_seconds=9
+    )
+    command = encode_command(settings)
+    assert command.partition(" --lpips-weights l ")[2] == words
+    context = encode.make_context("encode", shlex.split(command)[2:])
+    context.params.pop("json_output")
+    assert settings_from_options(context.params) == settings
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -257,6 +288,27 @@ def test_table_csv_json_and_picture(
     assert (tmp_path / "report.png").read_bytes() == before
 
 
+@pytest.mark.usefixtures("fake_probes")
+@pytest.mark.parametrize("name", ["-title.mp4", "-title.mkv"])
+def test_the_printed_command_runs_in_the_titles_own_folder(
+    make_clip: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    lossless = make_clip(f"command{name}", codec="libx264", options=("-qp", "0"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(lossless, name)
+    options = ["--crf", "30", "--scales", "2", *SMALL, "--device", "cpu", "--json"]
+    assert main(["curve", *options, "--", name]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])["chosen"]["command"]
+    assert main(shlex.split(said)[1:]) == 0
+    output = Path("-title-codecaux.mp4" if name.endswith(".mp4") else "-title.mp4")
+    assert output.exists()
+    assert output.with_suffix(".weights").exists()
+
+
 def test_a_failed_probe_decides_the_exit_code_after_the_table(
     wide: Path, fake_probes: FakeProbes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +331,24 @@ def test_without_the_cache_nothing_is_kept(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("more", [(), ("--no-cache",)])
+def test_an_interrupt_says_how_to_go_on_where_one_can(
+    wide: Path,
+    fake_probes: FakeProbes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+) -> None:
+    def stop(*arguments: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake_probes, "make", stop)
+    assert main(["curve", "--crf", "24", "--scales", "2", *more, str(wide)]) == 130
+    said = capsys.readouterr().err
+    assert "interrupted" in said
+    assert ("the same command goes on" in said) == (not more)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -292,6 +362,14 @@ def test_without_the_cache_nothing_is_kept(
         (("--samples", "0", "clip.mkv"), 2, "at least one sample"),
         (("--least-gain", "-1", "clip.mkv"), 2, "above 0"),
         (("-o", "nowhere/report", "clip.mkv"), 2, "nowhere"),
+        (
+            ("-o", ".", "clip.mkv"),
+            2,
+            "got '.', which names a folder; add a name to it, like report",
+        ),
+        (("-o", "/", "clip.mkv"), 2, "got '/', which names a folder; add a name to it"),
+        (("-o", "..", "clip.mkv"), 2, "add a name to it, like ../report"),
+        (("-o", "", "clip.mkv"), 2, "expected -o NAME, from which NAME.csv, NAME.json, NAME.png"),
         (("-",), 2, "only once"),
         (("missing.mkv",), 3, "missing.mkv"),
         (("--net", "huge", "clip.mkv"), 2, "light"),

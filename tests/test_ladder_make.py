@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -23,6 +26,7 @@ from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import SourceOptions, prepare
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
+from codecaux.encoder.workdir import LOCK_NAME
 from codecaux.errors import FitError, InputError, UsageError
 from codecaux.events import Event, Events, Notice, drain
 from codecaux.ffmpeg import find_ffmpeg
@@ -494,6 +498,63 @@ def test_an_interrupted_ladder_is_given_up_with_y(
     assert fake_encodes.made == [38.0, 38.0, 32.0, 26.0]
 
 
+def _files_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_ladders_of_one_output_do_not_mix(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    pytest.importorskip("fcntl")
+    output = tmp_path / "ladder"
+    settings = replace(SETTINGS, input=str(title))
+    first = make_ladder(str(title), settings, WANTED, output, cache=Cache.open())
+    with closing(first):
+        while not fake_encodes.made:
+            next(first)
+        before = _files_in(work_folder_of(output))
+        with pytest.raises(UsageError, match="got another ladder at work there; wait for it"):
+            _make(title, output, **changes)
+        assert _files_in(work_folder_of(output)) == before
+        drain(first)
+    assert fake_encodes.made == [38.0, 32.0, 26.0]
+    assert (output / "master.m3u8").exists()
+    assert not work_folder_of(output).exists()
+
+
+def test_a_killed_process_holds_no_ladder(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl")
+    output = tmp_path / "ladder"
+    fake_encodes.raises[32.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        _make(title, output)
+    fake_encodes.raises.clear()
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX)"
+    code = f"{hold}; print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(work_folder_of(output) / LOCK_NAME)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another ladder"):
+            _make(title, output, resume=True)
+        process.kill()
+    _make(title, output, resume=True)
+    assert fake_encodes.made == [38.0, 32.0, 26.0]
+
+
+def test_a_folder_that_was_left_before_its_record_is_begun(
+    title: Path, fake_encodes: FakeEncodes, tmp_path: Path
+) -> None:
+    work = work_folder_of(tmp_path / "ladder")
+    work.mkdir()
+    (work / LOCK_NAME).touch()
+    _make(title, tmp_path / "ladder")
+    assert not work.exists()
+
+
 def test_a_source_that_changed_is_not_gone_on_with(
     title: Path, fake_encodes: FakeEncodes, tmp_path: Path, make_clip: Callable[..., Path]
 ) -> None:
@@ -531,6 +592,46 @@ def test_a_failed_probe_does_not_lose_the_rest(
     assert list(made.plan.failures) == ["CRF 32 scale 2"]
     html = (made.files.folder / "report.html").read_text(encoding="utf-8")
     assert "CRF 32 scale 2 failed: the fit diverged twice" in html
+
+
+def test_a_failed_probe_is_not_made_again_for_a_rate(
+    title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    tried: list[Probe] = []
+    make = fake_probes.make
+
+    def fails_once(
+        prober: Prober, probe: Probe, *rest: Any
+    ) -> Events[tuple[OperatingPoint, bytes]]:
+        tried.append(probe)
+        if probe == Probe(26.0) and tried.count(probe) == 1:
+            raise FitError("the fit diverged twice; try another --seed")
+        return (yield from make(prober, probe, *rest))
+
+    fake_probes.make = fails_once  # type: ignore[method-assign, assignment]
+    made, _ = _make(title, tmp_path / "ladder", replace(WANTED, rates_kbps=(300.0, 1e6)))
+    assert len(tried) == len(set(tried)) == 7
+    assert list(made.plan.failures) == ["CRF 26 scale 2"]
+    assert [rung.point.crf for rung in made.rungs] == [tried[-1].crf, 32.0]
+    # From the weights of a neighbour that is there.
+    assert fake_probes.made[-1] == (tried[-1], 32.0)
+
+
+def test_no_probe_that_failed_is_asked_for_in_between(
+    title: Path, fake_encodes: FakeEncodes, fake_probes: FakeProbes, tmp_path: Path
+) -> None:
+    # Where a probe for 300 kb/s falls between the two others, one has failed already.
+    pair = replace(WANTED, crfs=(26.0, 38.0), rates_kbps=(300.0, 1e6))
+    _make(title, tmp_path / "pair", pair)
+    between, _ = fake_probes.made[-1]
+    assert between.crf not in pair.crfs
+    shutil.rmtree(tmp_path / "cache")
+    fake_probes.fails = {between}
+    wanted = replace(pair, crfs=(26.0, between.crf, 38.0))
+    made, seen = _make(title, tmp_path / "ladder", wanted)
+    failed = f"{between.label} failed"
+    assert sum(getattr(event, "message", "").startswith(failed) for event in seen) == 1
+    assert list(made.plan.failures) == [between.label]
 
 
 def test_where_all_probes_fail_there_is_no_ladder(
@@ -649,3 +750,22 @@ def test_without_the_cache_probes_are_kept_with_the_ladder_alone(
     assert main(_arguments(title, output, "--no-cache", "--resume")) == 0
     assert len(fake_probes.made) == 6
     assert not (tmp_path / "cache").exists()
+
+
+def test_probes_outlive_rates_that_are_too_small(
+    title: Path,
+    fake_encodes: FakeEncodes,
+    fake_probes: FakeProbes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "ladder"
+    assert main(_arguments(title, output, "--no-cache", "--rates", "1k")) == 2
+    said = capsys.readouterr().err
+    assert "which the smallest rung" in said
+    assert f"the probes are kept in {work_folder_of(output)}: --resume goes on" in said
+    assert len(fake_probes.made) == 6
+    assert main(_arguments(title, output, "--no-cache", "--rates", "1M", "--resume")) == 0
+    assert len(fake_probes.made) == 6
+    assert fake_encodes.made == [26.0]
+    assert not work_folder_of(output).exists()

@@ -15,7 +15,7 @@ ACTIONS = ("path", "list", "clear")
 @click.argument("action", type=click.Choice(ACTIONS))
 @json_option
 def cache(action: str, json_output: bool) -> None:
-    """Say where probes are kept (path), what is there (list), or remove it all (clear).
+    """Say where probes are kept (path), what is there (list), or remove it (clear).
 
     curve, ladder and encode --target keep every probe and every fit that they make, by content
     and settings, and take it from there the next time. $CODECAUX_CACHE names another folder.
@@ -33,6 +33,7 @@ def cache(action: str, json_output: bool) -> None:
             "num_entries": size.num_entries,
             "entry_bytes": size.entry_bytes,
             "work_bytes": size.work_bytes,
+            "num_in_use": size.num_in_use,
             "entries": entries,
         }
         renderer.result(fields)
@@ -69,6 +70,11 @@ def _print(action: str, fields: dict[str, Any]) -> None:
         click.echo(f"{fields['path']}: {counted}")
     else:
         click.echo(f"removed from {fields['path']}: {counted}")
+        if fields["num_in_use"]:
+            click.echo(
+                f"kept {fields['num_in_use']} folders of unfinished work that running commands "
+                "use; clear again when they have ended"
+            )
 
 
 def _bytes_text(size: float) -> str:

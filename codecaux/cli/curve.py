@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from codecaux.cli.options import (
     given,
     json_option,
     lpips_option,
+    outputs_of,
     quiet_option,
     yes_option,
 )
@@ -67,7 +68,8 @@ def curve(json_output: bool, quiet: bool, **options: Any) -> None:
     """
     outputs = _outputs(options)
     settings, wanted = template_settings(options), _curve_settings(options)
-    current_session().interrupt_hint = "the same command goes on from here"
+    if not options["no_cache"]:  # else nothing is kept that one could go on from
+        current_session().interrupt_hint = "the same command goes on from here"
 
     from codecaux.cli.render import follow, open_renderer
     from codecaux.ladders.curve import make_curve, open_prober
@@ -135,22 +137,12 @@ def _curve_settings(options: Mapping[str, Any]) -> CurveSettings:
     return CurveSettings(**wanted)
 
 
-def _outputs(options: Mapping[str, Any]) -> list[Path]:
-    """Refused at once where they exist or cannot be."""
+def _outputs(options: Mapping[str, Any]) -> tuple[Path, ...]:
     name = options["output"]
-    if name is None:
-        return []
-    base = Path(name)
-    paths = [base.with_name(base.name + suffix) for suffix in _SUFFIXES]
-    if not base.parent.is_dir():
-        raise click.UsageError(f"expected the folder {base.parent} to exist; create it first")
-    for path in paths:
-        if path.exists() and not options["yes"]:
-            raise click.UsageError(f"{path} exists; add -y to replace it, or choose another -o")
-    return paths
+    return () if name is None else outputs_of(name, _SUFFIXES, overwrite=options["yes"])
 
 
-def _write(outputs: list[Path], found: Curve, fields: Mapping[str, Any]) -> None:
+def _write(outputs: Sequence[Path], found: Curve, fields: Mapping[str, Any]) -> None:
     if not outputs:
         return
     from codecaux.atomic import write_atomic

@@ -206,7 +206,9 @@ def settings_from_options(options: Mapping[str, Any]) -> EncodeSettings:
     """The options of the command line as EncodeSettings; what was left out keeps its default."""
     from codecaux.encoder.settings import EncodeSettings
 
-    output = options["output"] or default_output(options["source"])
+    output = options["output"] or _output(options["source"])
+    if not output.name:
+        raise click.UsageError(f"expected a file name for the output, got the folder {output}")
     stream: dict[str, Any] = given(
         {name: options[name] for name in ("crf", "preset", "downscale", "tuning")}
     )
@@ -253,11 +255,12 @@ def parse_sharpen(text: str) -> float | None:
         raise click.BadParameter(f"expected --sharpen auto, off or 0..1, got {text!r}") from error
 
 
-def default_output(source: Path) -> Path:
-    """INPUT's name with .mp4, in the current folder."""
+def _output(source: Path) -> Path:
     if source == Path(STDIO):
         raise click.UsageError("expected -o OUT.mp4 where INPUT is stdin")
-    return Path(source.name).with_suffix(".mp4")
+    from codecaux.encoder.settings import default_output
+
+    return default_output(str(source))
 
 
 def source_options(options: Mapping[str, Any]) -> SourceOptions:

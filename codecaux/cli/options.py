@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ __all__ = [
     "given",
     "json_option",
     "lpips_option",
+    "outputs_of",
     "quiet_option",
     "scale_value",
     "yes_option",
@@ -128,3 +129,23 @@ def scale_value(text: str) -> Fraction:
         return Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
         raise click.BadParameter(f"expected 2, 1.5 or 1, got {text!r}") from error
+
+
+def outputs_of(name: str, suffixes: Sequence[str], *, overwrite: bool) -> tuple[Path, ...]:
+    """The files NAME<suffix> that an -o NAME stands for; UsageError where they exist or cannot be,
+    before the work and not after it.
+    """
+    base = Path(name)
+    # ".", "/" and the empty text have no name to append to; ".." would give hidden files here.
+    if base.name in ("", ".."):
+        raise click.UsageError(
+            f"expected -o NAME, from which {', '.join(f'NAME{s}' for s in suffixes)} are made, got "
+            f"{name!r}, which names a folder; add a name to it, like {base / 'report'}"
+        )
+    if not base.parent.is_dir():
+        raise click.UsageError(f"expected the folder {base.parent} to exist; create it first")
+    paths = tuple(base.with_name(base.name + suffix) for suffix in suffixes)
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise click.UsageError(f"{path} exists; add -y to replace it, or choose another -o")
+    return paths

@@ -120,6 +120,8 @@ def _training(
 ) -> Events[PretrainResult]:
     """With pairs made by x265, or without any."""
     output: Path = options["output"]
+    if not output.name:
+        raise click.UsageError(f"expected a file name for the output, got the folder {output}")
     work = options["work"] or output.with_name(output.name + ".work")
     if options["unpaired"]:
         from codecaux.encoder.unpaired import pretrain_unpaired

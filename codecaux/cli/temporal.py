@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codecaux.cli.options import outputs_of
+
 if TYPE_CHECKING:
     from codecaux.profiles import Profile, ProfileRecorder
     from codecaux.scores import Scores
@@ -36,14 +38,10 @@ def outputs(options: Mapping[str, Any], *, wanted: bool) -> tuple[Path, ...]:
             if value is not None:
                 raise click.UsageError(f"expected {name} together with --temporal, got it alone")
         return ()
-    base = Path(options["output"] or f"{options['distorted'].stem}-temporal")
-    if not base.parent.is_dir():
-        raise click.UsageError(f"expected the folder {base.parent} to exist; create it first")
-    paths = tuple(base.with_name(base.name + suffix) for suffix in _SUFFIXES)
-    for path in paths:
-        if path.exists() and not options["yes"]:
-            raise click.UsageError(f"{path} exists; add -y to replace it, or choose another -o")
-    return paths
+    name = options["output"]
+    if name is None:
+        name = f"{options['distorted'].stem}-temporal"
+    return outputs_of(name, _SUFFIXES, overwrite=options["yes"])
 
 
 def recorder(options: Mapping[str, Any], *, wanted: bool) -> ProfileRecorder | None:
