@@ -41,7 +41,8 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
     sampling = sampling_settings(options)
     check_encode(settings)
     scales = SCALES if is_auto else (settings.stream.scale,)
-    current_session().interrupt_hint = "the same command with --resume goes on from here"
+    if not options["no_cache"]:  # else nothing is kept that one could go on from
+        current_session().interrupt_hint = "the same command with --resume goes on from here"
     with (
         open_renderer("encode", json_output=json_output, quiet=quiet) as renderer,
         open_cache(no_cache=options["no_cache"]) as cache,
