@@ -71,7 +71,7 @@ def _stream_info(variant: Variant) -> dict[str, str]:
         "AVERAGE-BANDWIDTH": str(variant.average_bits_per_second),
         "CODECS": _quoted(variant.codecs),
         "RESOLUTION": f"{codec.width}x{codec.height}",
-        "FRAME-RATE": _decimal(variant.video.fps, 3),
+        "FRAME-RATE": _decimal(variant.video.highest_fps, 3),
         "VIDEO-RANGE": codec.range,
     }
     if variant.audio_group is not None:

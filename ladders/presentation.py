@@ -11,6 +11,8 @@ from codecaux.ladders.segments import Track, average_rate, peak_rate
 
 __all__ = ["AudioRendition", "Presentation", "Variant", "VideoRendition"]
 
+_SAME_RATE = Fraction(1, 100)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoRendition:
@@ -25,6 +27,17 @@ class VideoRendition:
     def fps(self) -> Fraction:
         """Pictures over time: the mean where the rate varies."""
         return self.track.num_frames / self.track.duration_seconds
+
+    @property
+    def highest_fps(self) -> Fraction:
+        """The rate of the segment with the highest: the mean itself where that is no more than a
+        hundredth above it, which timestamps rounded to milliseconds can be, too.
+        """
+        # The last may be one picture, whose time says little of a rate.
+        whole = self.track.segments[:-1] or self.track.segments
+        highest = max(Fraction(s.num_frames, s.duration) for s in whole)
+        highest *= self.track.ticks_per_second
+        return highest if highest > self.fps * (1 + _SAME_RATE) else self.fps
 
 
 @dataclass(frozen=True, slots=True)
