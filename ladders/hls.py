@@ -23,15 +23,16 @@ _ENUMERATED = re.compile(r"[^\s\",]+")
 
 
 def master_playlist(presentation: Presentation) -> str:
-    """The master playlist: index of the weights, audio groups, one variant a rung and group.
+    """The master playlist: index of the weights, the group of sound, one variant a rung.
 
     UsageError where a name cannot stand in a playlist.
     """
     lines = ["#EXTM3U", f"#EXT-X-VERSION:{_VERSION}", "#EXT-X-INDEPENDENT-SEGMENTS"]
     data = {"DATA-ID": _quoted(SESSION_DATA_ID), "URI": _quoted(presentation.index_name)}
     lines.append(_tag("EXT-X-SESSION-DATA", data))
-    for group, audios in presentation.audio_groups().items():
-        lines += [_tag("EXT-X-MEDIA", _media(group, audio)) for audio in audios]
+    group = presentation.audio_group
+    if group is not None:
+        lines += [_tag("EXT-X-MEDIA", _media(group, audio)) for audio in presentation.audios]
     for variant in presentation.variants():
         lines.append(_tag("EXT-X-STREAM-INF", _stream_info(variant)))
         lines.append(f"{variant.video.folder}/{MEDIA_NAME}")

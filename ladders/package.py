@@ -105,6 +105,7 @@ def package(
     names = [track.name for track in audio]
     if len(set(names)) < len(names):
         raise UsageError(f"expected another name for every audio track, got {', '.join(names)}")
+    _check_one_codec(audio)
     ffmpeg = ffmpeg or find_ffmpeg()
     started = time.monotonic()
     total = len(rungs) + len(audio)
@@ -132,6 +133,15 @@ def package(
         manifest=output / MANIFEST_NAME if settings.dash else None,
         index=index,
     )
+
+
+def _check_one_codec(audio: Sequence[AudioTrack]) -> None:
+    """InputError where a player would meet tracks in a group that it may not be able to play."""
+    codecs = dict.fromkeys(audio_codec(track.path, track.position).codecs for track in audio)
+    if len(codecs) > 1:
+        raise InputError(
+            f"expected audio tracks of one codec, got {', '.join(codecs)}; convert them all to AAC"
+        )
 
 
 @dataclass(frozen=True, slots=True)

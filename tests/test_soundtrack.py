@@ -24,7 +24,13 @@ from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
 from codecaux.ladders.package import PackageSettings, package
 from codecaux.ladders.rungs import AudioTrack, Rung
-from codecaux.ladders.soundtrack import fallback_rung, language_tag, menu_name, sound_of
+from codecaux.ladders.soundtrack import (
+    PicturesSpan,
+    fallback_rung,
+    language_tag,
+    menu_name,
+    sound_of,
+)
 
 MakeClip = Callable[..., Path]
 
@@ -64,7 +70,8 @@ def test_tracks_of_a_file_with_careless_tags(
     options += [tags[0], "language=pt_BR", tags[1], "language=no language", tags[2], "language=und"]
     options += [word for tag in tags for word in (tag, "title=Stereo")]
     clip = make_clip("careless.mkv", inputs=sound, options=options)
-    tracks = drain(sound_of(clip, work, ffmpeg))
+    pictures = PicturesSpan(Fraction(1, 2), Fraction(1))
+    tracks = drain(sound_of(clip, pictures, work, ffmpeg))
     assert [track.name for track in tracks] == ["Stereo", "Stereo (2)", "Stereo (3)"]
     assert [track.language for track in tracks] == ["pt-BR", "", ""]
 
@@ -138,7 +145,8 @@ def test_sound_that_begins_elsewhere_than_the_pictures(
     is_copied: bool,
 ) -> None:
     clip = flash(delay, codec)
-    tracks = drain(sound_of(clip, work, ffmpeg))
+    pictures = PicturesSpan(Fraction(4), Fraction(1))
+    tracks = drain(sound_of(clip, pictures, work, ffmpeg))
     assert [track.path == clip for track in tracks] == [is_copied]
     rungs, out = [rung_of(clip, work.path, ffmpeg)], tmp_path / "ladder"
     drain(package(rungs, tracks, out, PackageSettings(Fraction(1))))
