@@ -28,6 +28,7 @@ from codecaux.ladders.finals import cap_kbps
 from codecaux.ladders.gops import segment_frames
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
+from codecaux.ladders.languages import shortest_language
 from codecaux.ladders.rungs import LANGUAGE, AudioTrack
 from codecaux.ladders.segments import MAX_DELAY_SECONDS, sound_delay_seconds, start_seconds
 from codecaux.video import SCALES, Geometry
@@ -164,13 +165,14 @@ def _later(end: Fraction | None, packet: Any) -> Fraction | None:
 
 
 def language_tag(language: str) -> str:
-    """A file's language as players want it, BCP 47; empty where it is unknown or is no such tag.
+    """A file's language as players want it, BCP 47 with the shortest code (en for eng); empty where
+    it is unknown or is no such tag.
 
     Files also say pt_BR and plain words. Pure.
     """
     tag = language.replace("_", "-")
     is_known = LANGUAGE.fullmatch(tag) and tag.lower() != _UNKNOWN_LANGUAGE
-    return tag if is_known else ""
+    return shortest_language(tag) if is_known else ""
 
 
 def menu_name(title: str, position: int, taken: Sequence[str]) -> str:

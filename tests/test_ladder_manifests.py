@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -106,6 +107,17 @@ def test_dash_manifest() -> None:
     assert '<S t="0" d="192512" />' in text
     assert '<S t="192512" d="191488" />' in text
     assert "<Label>Français &lt;5.1&gt; &amp; mehr</Label>" in text
+
+
+@pytest.mark.parametrize(
+    ("channels", "value"), [(1, "1"), (2, "2"), (6, "6"), (7, "11"), (8, "12"), (9, None)]
+)
+def test_channels_in_dash_are_an_arrangement(channels: int, value: str | None) -> None:
+    codec = replace(SURROUND, channels=channels)
+    text = manifest(replace(WHOLE, audios=(replace(WHOLE.audios[1], codec=codec),)))
+    found = re.findall(r"<AudioChannelConfiguration ([^>]*) />", text)
+    scheme = "urn:mpeg:mpegB:cicp:ChannelConfiguration"
+    assert found == ([f'schemeIdUri="{scheme}" value="{value}"'] if value else [])
 
 
 @pytest.mark.parametrize("name", ['with "quotes"', "a\nline", "", "bell\x07"])

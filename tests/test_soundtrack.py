@@ -22,6 +22,7 @@ from codecaux.hevc import coded_packets, open_video
 from codecaux.ladders.gops import rung_x265_params
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
+from codecaux.ladders.languages import _SHORTEST
 from codecaux.ladders.package import PackageSettings, package
 from codecaux.ladders.rungs import AudioTrack, Rung
 from codecaux.ladders.soundtrack import (
@@ -48,7 +49,12 @@ def work(tmp_path: Path) -> LadderWork:
 
 @pytest.mark.parametrize(
     ("said", "tag"),
-    [("en", "en"), ("pt_BR", "pt-BR"), ("pt-BR", "pt-BR"), ("und", ""), ("", ""), ("x", "")],
+    [
+        *[("en", "en"), ("pt_BR", "pt-BR"), ("pt-BR", "pt-BR"), ("und", ""), ("", ""), ("x", "")],
+        # Of ISO 639-2, by either of its codes, the shortest; what has no shorter one stays.
+        *[("eng", "en"), ("ger", "de"), ("deu", "de"), ("fre", "fr"), ("FRA", "fr"), ("jpn", "ja")],
+        *[("por-BR", "pt-BR"), ("zho-Hant", "zh-Hant"), ("gsw", "gsw"), ("mul", "mul")],
+    ],
 )
 def test_languages_as_players_want_them(said: str, tag: str) -> None:
     assert language_tag(said) == tag
@@ -74,6 +80,13 @@ def test_tracks_of_a_file_with_careless_tags(
     tracks = drain(sound_of(clip, pictures, work, ffmpeg))
     assert [track.name for track in tracks] == ["Stereo", "Stereo (2)", "Stereo (3)"]
     assert [track.language for track in tracks] == ["pt-BR", "", ""]
+
+
+def test_the_table_of_languages() -> None:
+    assert len(set(_SHORTEST.values())) == 183
+    assert len(_SHORTEST) == 205
+    assert all(len(code) == 3 and code.isalpha() and code.islower() for code in _SHORTEST)
+    assert all(len(code) == 2 and code.isalpha() for code in _SHORTEST.values())
 
 
 # ------------------------------------------------------------------------------- early, late sound
