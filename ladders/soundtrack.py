@@ -160,7 +160,7 @@ def track_spans(path: Path) -> list[TrackSpan]:
 def _later(end: Fraction | None, packet: Any) -> Fraction | None:
     if packet.pts is None:
         return end
-    last = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
+    last: Fraction = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
     return last if end is None else max(end, last)
 
 
