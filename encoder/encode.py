@@ -172,7 +172,13 @@ class _Job:
             yield StageStarted("stream", source.num_frames)
             yield StageDone("stream", 0.0, resumed=True)
             return
-        yield from encode_stream(source, self.settings.stream, self.work.stream, self.ffmpeg)
+        yield from encode_stream(
+            source,
+            self.settings.stream,
+            self.work.stream,
+            self.ffmpeg,
+            takes_pictures=self.head.takes_pictures,
+        )
 
     def weights(self, source: PreparedSource) -> Events[None]:
         """Patches, fit, pack: leaves the work folder's title.weights, without scores."""

@@ -22,14 +22,17 @@ class HeadStart:
     that a byte of them has to earn so many times less than it would on the source alone.
     ``weights``: merged tensors from which the float phase starts (None: the base). What is sent is
     the difference to the base all the same. ``content``: the input's SHA-256; an interrupted encode
-    is then gone on with whatever the input is called by now. ``watch`` is shown the fit's task
-    before it begins, for whoever wants to look into it when it is done.
+    is then gone on with whatever the input is called by now. ``takes_pictures``: of
+    the stream nothing else is used, and no word is said of sound and subtitles that it cannot hold.
+    ``watch`` is shown the fit's task before it begins, for whoever wants to look into it when it is
+    done.
     """
 
     source: PreparedSource | None = None
     times_longer: float = 1.0
     weights: NumpyWeights | None = None
     content: str | None = None
+    takes_pictures: bool = False
     watch: Callable[[FitTask], None] = lambda task: None
 
 

@@ -126,11 +126,17 @@ class StreamResult:
 
 
 def encode_stream(
-    source: PreparedSource, settings: StreamSettings, output: Path, ffmpeg: Ffmpeg
+    source: PreparedSource,
+    settings: StreamSettings,
+    output: Path,
+    ffmpeg: Ffmpeg,
+    *,
+    takes_pictures: bool = False,
 ) -> Events[StreamResult]:
     """Encode ``source`` to ``output`` (.mp4, or .mkv by its suffix), whole or not at all.
 
-    The result is decoded and its frame count and every timestamp compared with the source's.
+    A warning names the tracks that the container cannot hold, unless the caller ``takes_pictures``
+    alone. The result is decoded and its frame count and every timestamp compared with the source's.
     Raises UsageError (suffix, scale), InputError (size, time base), ToolFailedError.
     """
     started = time.monotonic()
@@ -142,7 +148,7 @@ def encode_stream(
         source.original, is_matroska=_is_matroska(output), audio=held_audio(output)
     )
     yield StageStarted("stream", source.num_frames)
-    if tracks.dropped:
+    if tracks.dropped and not takes_pictures:
         yield Notice(_dropped_message(tracks, output), "warning")
     with atomic_path(output) as temporary:
         arguments = stream_arguments(source, settings, geometry, tracks, temporary)

@@ -21,7 +21,9 @@ __all__ = ["MANIFEST_NAME", "WEIGHTS_SCHEME", "manifest"]
 MANIFEST_NAME = "manifest.mpd"
 WEIGHTS_SCHEME = "urn:codecaux:weights:1"
 _PROFILE = "urn:mpeg:dash:profile:isoff-live:2011"
-_CHANNELS_SCHEME = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
+_CHANNELS_SCHEME = "urn:mpeg:mpegB:cicp:ChannelConfiguration"
+# Channels -> ISO/IEC 23091-3's number of their usual arrangement: 6.1, and 7.1 with back channels.
+_CONFIGURATIONS = {count: count for count in range(1, 7)} | {7: 11, 8: 12}
 _TRANSFER_SCHEME = "urn:mpeg:mpegB:cicp:TransferCharacteristics"
 _TRANSFERS = {"PQ": "16", "HLG": "18"}
 
@@ -111,8 +113,10 @@ def _audio_set(period: Xml.Element, identity: str, audio: AudioRendition, target
         "audioSamplingRate": str(codec.sample_rate),
     }
     element = Xml.SubElement(parent, "Representation", values)
-    channels = {"schemeIdUri": _CHANNELS_SCHEME, "value": str(codec.channels)}
-    Xml.SubElement(element, "AudioChannelConfiguration", channels)
+    if codec.channels in _CONFIGURATIONS:
+        value = str(_CONFIGURATIONS[codec.channels])
+        channels = {"schemeIdUri": _CHANNELS_SCHEME, "value": value}
+        Xml.SubElement(element, "AudioChannelConfiguration", channels)
     _template(element, audio.folder, audio.track)
 
 

@@ -22,10 +22,12 @@ from codecaux.ladders.gops import h264_level
 from codecaux.ladders.segments import start_seconds
 from codecaux.video import Geometry
 
-__all__ = ["FallbackSettings", "encode_audio", "encode_fallback", "x264_params"]
+__all__ = ["AAC_CODECS", "FallbackSettings", "encode_audio", "encode_fallback", "x264_params"]
 
 # With a rate cap the result depends on their number: fixed, so that it does not on the machine.
 _THREADS = 4
+# What encode_audio writes: AAC-LC.
+AAC_CODECS = "mp4a.40.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,18 @@ def fallback_arguments(
 
 
 def encode_audio(
-    source: Path, position: int, output: Path, ffmpeg: Ffmpeg, *, kbps: int = 128
+    source: Path,
+    position: int,
+    output: Path,
+    ffmpeg: Ffmpeg,
+    *,
+    kbps: int = 128,
+    seconds: Fraction | None = None,
 ) -> None:
     """Audio stream ``position`` of ``source`` as stereo AAC to ``output`` (.mp4), on the clock of
     the source's pictures: it begins with the first of them, with silence where there is no sound
-    yet. ToolFailedError where ffmpeg fails.
+    yet, and lasts for ``seconds`` of them (None: as long as it does), with silence where there is
+    none any more. ToolFailedError where ffmpeg fails.
     """
     if not 16 <= kbps <= 512:
         raise UsageError(f"expected 16 to 512 kb/s for sound, got {kbps}")
@@ -145,7 +154,11 @@ def encode_audio(
         ]
         arguments += ["-i", file_argument(source), "-map", f"0:a:{position}", "-c:a", "aac"]
         # Counted from the first picture on: what is early is left out, what is missing is silence.
-        arguments += ["-af", "aresample=async=1:first_pts=0"]
+        filters = "aresample=async=1:first_pts=0"
+        if seconds is not None:
+            # apad only adds, and atrim only takes away.
+            filters += f",apad=whole_dur={float(seconds):.6f},atrim=end={float(seconds):.6f}"
+        arguments += ["-af", filters]
         arguments += ["-b:a", f"{kbps}k", "-ac", "2", "-map_metadata", "-1"]
         arguments += ["-fflags", "+bitexact", "-flags:a", "+bitexact", "-f", "mp4"]
         run_ffmpeg(ffmpeg, [*arguments, "-y", file_argument(temporary)])

@@ -156,6 +156,8 @@ def make_final(
     settings, head = prober.final(rung.probe, rung.point, *_files(name, work))
     settings = capped_settings(settings, rung.point, wanted, prober.title.fps)
     settings = replace(settings, resume=True, overwrite=True)
+    # The ladder takes its sound from the original.
+    head = replace(head, takes_pictures=True)
     with closing(encode(settings, head)) as events:
         result = yield from events
     point = prober.point_of(rung.probe, result)

@@ -23,15 +23,16 @@ _ENUMERATED = re.compile(r"[^\s\",]+")
 
 
 def master_playlist(presentation: Presentation) -> str:
-    """The master playlist: index of the weights, audio groups, one variant a rung and group.
+    """The master playlist: index of the weights, the group of sound, one variant a rung.
 
     UsageError where a name cannot stand in a playlist.
     """
     lines = ["#EXTM3U", f"#EXT-X-VERSION:{_VERSION}", "#EXT-X-INDEPENDENT-SEGMENTS"]
     data = {"DATA-ID": _quoted(SESSION_DATA_ID), "URI": _quoted(presentation.index_name)}
     lines.append(_tag("EXT-X-SESSION-DATA", data))
-    for group, audios in presentation.audio_groups().items():
-        lines += [_tag("EXT-X-MEDIA", _media(group, audio)) for audio in audios]
+    group = presentation.audio_group
+    if group is not None:
+        lines += [_tag("EXT-X-MEDIA", _media(group, audio)) for audio in presentation.audios]
     for variant in presentation.variants():
         lines.append(_tag("EXT-X-STREAM-INF", _stream_info(variant)))
         lines.append(f"{variant.video.folder}/{MEDIA_NAME}")
@@ -71,7 +72,7 @@ def _stream_info(variant: Variant) -> dict[str, str]:
         "AVERAGE-BANDWIDTH": str(variant.average_bits_per_second),
         "CODECS": _quoted(variant.codecs),
         "RESOLUTION": f"{codec.width}x{codec.height}",
-        "FRAME-RATE": _decimal(variant.video.fps, 3),
+        "FRAME-RATE": _decimal(variant.video.highest_fps, 3),
         "VIDEO-RANGE": codec.range,
     }
     if variant.audio_group is not None:

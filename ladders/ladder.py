@@ -49,7 +49,7 @@ from codecaux.ladders.rd import RdPoint
 from codecaux.ladders.rungs import Rung
 from codecaux.ladders.settings import SamplingSettings
 from codecaux.ladders.sharing import share_weights
-from codecaux.ladders.soundtrack import fallback_rung, sound_of
+from codecaux.ladders.soundtrack import PicturesSpan, fallback_rung, sound_of
 from codecaux.ladders.thumbnails import Thumbnails, make_thumbnails
 from codecaux.ladders.titles import Title, sample_in_use, whole_source
 from codecaux.probe import probe as describe
@@ -303,7 +303,8 @@ class _Job:
         if wanted.fallback:
             path = yield from fallback_rung(source, prober.title.fps, wanted, self.work, ffmpeg)
             streams.append(Rung(path))
-        sound = yield from sound_of(source.original, self.work, ffmpeg)
+        span = PicturesSpan(source.duration_seconds, wanted.segment_seconds)
+        sound = yield from sound_of(source.original, span, self.work, ffmpeg)
         both = not (wanted.hls or wanted.dash)
         settings = PackageSettings(
             wanted.segment_seconds, wanted.hls or both, wanted.dash or both, overwrite=True

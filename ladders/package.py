@@ -44,11 +44,11 @@ from codecaux.ladders.rungs import (
     check_weights,
 )
 from codecaux.ladders.segments import (
+    MAX_DELAY_SECONDS,
     Track,
     average_rate,
     cut_audio,
     cut_video,
-    join_last_segments,
     peak_rate,
     read_track,
     start_seconds,
@@ -105,6 +105,7 @@ def package(
     names = [track.name for track in audio]
     if len(set(names)) < len(names):
         raise UsageError(f"expected another name for every audio track, got {', '.join(names)}")
+    _check_one_codec(audio)
     ffmpeg = ffmpeg or find_ffmpeg()
     started = time.monotonic()
     total = len(rungs) + len(audio)
@@ -119,7 +120,7 @@ def package(
         check_weights(videos)
         audios: list[AudioRendition] = []
         for track in audio:
-            audios.append(job.audio(track, len(audios), videos[0].track))
+            audios.append((yield from job.audio(track, len(audios), videos[0].track)))
             yield Progress("package", len(videos) + len(audios), total, "tracks")
         index = job.write(_ranked(videos), tuple(audios))
     if index.rungs[0].num_segments == 1:
@@ -132,6 +133,15 @@ def package(
         manifest=output / MANIFEST_NAME if settings.dash else None,
         index=index,
     )
+
+
+def _check_one_codec(audio: Sequence[AudioTrack]) -> None:
+    """InputError where a player would meet tracks in a group that it may not be able to play."""
+    codecs = dict.fromkeys(audio_codec(track.path, track.position).codecs for track in audio)
+    if len(codecs) > 1:
+        raise InputError(
+            f"expected audio tracks of one codec, got {', '.join(codecs)}; convert them all to AAC"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +188,19 @@ class _Job:
         (self.folder / path).write_bytes(data)
         return replace(video, weights=weights, weights_path=path)
 
-    def audio(self, source: AudioTrack, index: int, pictures: Track) -> AudioRendition:
+    def audio(self, source: AudioTrack, index: int, pictures: Track) -> Events[AudioRendition]:
         """Cut one audio track as near to the borders of ``pictures`` as its frames allow."""
         codec = audio_codec(source.path, source.position)
         folder = self.folder / f"audio-{index + 1}"
         folder.mkdir()
-        # A lone segment may be shorter than the others would be.
-        is_lone = len(pictures.segments) == 1
-        length = self.settings.segment_seconds if is_lone else pictures.seconds[0]
         shift = start_seconds(source.path)
-        cut_audio(source.path, source.position, folder, length, shift, self.ffmpeg)
-        join_last_segments(folder, len(pictures.segments))
+        left_out = cut_audio(source.path, source.position, folder, pictures, shift, self.ffmpeg)
+        # An encoder's last frame is not worth a word.
+        if left_out > MAX_DELAY_SECONDS:
+            yield Notice(
+                f"audio track {index + 1} goes on for {float(left_out):.2f} s after the last "
+                "picture: that is left out"
+            )
         joined = self.folder / "joined.mp4"
         track = read_track(folder, "audio", joined)
         joined.unlink()

@@ -11,6 +11,8 @@ from codecaux.ladders.segments import Track, average_rate, peak_rate
 
 __all__ = ["AudioRendition", "Presentation", "Variant", "VideoRendition"]
 
+_SAME_RATE = Fraction(1, 100)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoRendition:
@@ -25,6 +27,17 @@ class VideoRendition:
     def fps(self) -> Fraction:
         """Pictures over time: the mean where the rate varies."""
         return self.track.num_frames / self.track.duration_seconds
+
+    @property
+    def highest_fps(self) -> Fraction:
+        """The rate of the segment with the highest: the mean itself where that is no more than a
+        hundredth above it, which timestamps rounded to milliseconds can be, too.
+        """
+        # The last may be one picture, whose time says little of a rate.
+        whole = self.track.segments[:-1] or self.track.segments
+        highest = max(Fraction(s.num_frames, s.duration) for s in whole)
+        highest *= self.track.ticks_per_second
+        return highest if highest > self.fps * (1 + _SAME_RATE) else self.fps
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,7 @@ class AudioRendition:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A rung with the audio tracks of one codec (or none): rates are those of both together."""
+    """A rung with the audio tracks (or none): rates are those of both together."""
 
     video: VideoRendition
     codecs: str
@@ -52,8 +65,8 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """All of a ladder. ``videos`` rise in rate, those that are not H.265 come last;
-    ``index_name``: the file that says which weights go with which rung.
+    """All of a ladder. ``videos`` rise in rate, those that are not H.265 come last; ``audios`` are
+    of one codec; ``index_name``: the file that says which weights go with which rung.
     """
 
     videos: tuple[VideoRendition, ...]
@@ -76,36 +89,27 @@ class Presentation:
         """Of the pictures."""
         return max(video.track.duration_seconds for video in self.videos)
 
-    def audio_groups(self) -> dict[str, tuple[AudioRendition, ...]]:
-        """Audio tracks by codec: what stands in one group must be playable by the same players."""
-        groups: dict[str, tuple[AudioRendition, ...]] = {}
-        for audio in self.audios:
-            name = f"audio-{audio.codec.codecs}"
-            groups[name] = (*groups.get(name, ()), audio)
-        return groups
+    @property
+    def audio_group(self) -> str | None:
+        """The group that all audio tracks stand in, which are of one codec; None without any.
+
+        With a group for each codec, all would have to offer the same tracks: RFC 8216, 4.3.4.1.1.
+        """
+        return f"audio-{self.audios[0].codec.codecs}" if self.audios else None
 
     def variants(self) -> tuple[Variant, ...]:
-        """Every rung with every audio group, rungs in their order."""
-        groups = self.audio_groups()
-        if not groups:
-            return tuple(self._variant(video, None, ()) for video in self.videos)
-        return tuple(
-            self._variant(video, name, audios)
-            for name, audios in groups.items()
-            for video in self.videos
-        )
+        """Every rung with the audio tracks, rungs in their order."""
+        return tuple(self._variant(video) for video in self.videos)
 
-    def _variant(
-        self, video: VideoRendition, group: str | None, audios: tuple[AudioRendition, ...]
-    ) -> Variant:
+    def _variant(self, video: VideoRendition) -> Variant:
         """Rates of a variant count its most expensive audio track: RFC 8216, 4.3.4.2."""
-        target = self.target_seconds
+        target, audios = self.target_seconds, self.audios
         peak = max((peak_rate(audio.track, target) for audio in audios), default=0)
         average = max((average_rate(audio.track) for audio in audios), default=0)
         return Variant(
             video=video,
             codecs=",".join((video.codec.codecs, *sorted({a.codec.codecs for a in audios}))),
-            audio_group=group,
+            audio_group=self.audio_group,
             peak_bits_per_second=peak_rate(video.track, target) + peak,
             average_bits_per_second=average_rate(video.track) + average,
         )

@@ -258,6 +258,7 @@ class Prober:
             times_longer=self.title.num_frames / self.title.sample_frames,
             weights=None if payload is None else weights_to_start_from(payload),
             content=self.title.content,
+            takes_pictures=True,
         )
         result = yield from encode(settings, head)
         return self.point_of(probe, result), result.weights.read_bytes()

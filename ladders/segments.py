@@ -1,8 +1,8 @@
 """One track of a file -> CMAF segments in a folder: init.mp4, seg-00001.m4s, ...
 
 Packets are copied, never coded again: the coded slices stay as they are, and so does the hash that
-a weights file knows its stream by. ffmpeg's hls muxer cuts; what it wrote is measured, and its
-playlist thrown away.
+a weights file knows its stream by. ffmpeg's hls muxer cuts (sound is then cut again, where the
+pictures are); what it wrote is measured, and its playlist thrown away.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from codecaux.errors import InputError, ToolFailedError
 from codecaux.ffmpeg import Ffmpeg, file_argument, run_ffmpeg
 from codecaux.hevc import nal_type, open_video, split_nal_units
 from codecaux.ladderindex import INIT_NAME, MAX_SEGMENTS, segment_name
+from codecaux.ladders.fragments import recut_sound
 
 __all__ = [
     "MAX_DELAY_SECONDS",
@@ -30,7 +31,6 @@ __all__ = [
     "average_rate",
     "cut_audio",
     "cut_video",
-    "join_last_segments",
     "peak_rate",
     "read_track",
     "sound_delay_seconds",
@@ -41,6 +41,8 @@ _PLAYLIST = "ffmpeg.m3u8"
 _MOVFLAGS = "+frag_custom+dash+delay_moov+default_base_moof+cmaf+skip_sidx"
 # Below any distance of two keyframes: every keyframe starts a segment.
 _EVERY_KEYFRAME = "0.001"
+# Seconds that ffmpeg holds in memory, of sound that is cut again.
+_SOUND_PIECES = "60"
 _PACKETS_LOOKED_AT = 64
 # More than any encoder's delay, and less than anyone hears.
 MAX_DELAY_SECONDS = Fraction(1, 10)
@@ -166,16 +168,16 @@ def cut_audio(
     source: Path,
     position: int,
     folder: Path,
-    segment_seconds: Fraction,
+    pictures: Track,
     shift_seconds: Fraction,
     ffmpeg: Ffmpeg,
-) -> None:
-    """Audio stream ``position`` in segments of ``segment_seconds``: each begins with the first
-    frame of sound at or after its time, less the encoder delay at the track's start (at most a
-    frame or two). Sound long before the first picture is left out.
+) -> Fraction:
+    """Audio stream ``position`` in segments that go with those of ``pictures``: each begins with
+    the first frame of sound at or after its border. Sound long before the first picture and all
+    that begins after the last one is left out; returns how many seconds of the latter.
 
-    InputError where it begins more than ``MAX_DELAY_SECONDS`` after the first picture: packets can
-    be left out and not made up, and ffmpeg counts the segments from the first of them.
+    InputError where it begins more than ``MAX_DELAY_SECONDS`` after the first picture, for packets
+    can be left out and not made up, and where there is no sound.
     """
     delay = sound_delay_seconds(source, position)
     if delay > MAX_DELAY_SECONDS:
@@ -183,24 +185,17 @@ def cut_audio(
             f"expected sound from the first picture on in audio track {position + 1} of {source}, "
             f"got it {float(delay):.2f} s later; convert the track to AAC with silence before it"
         )
-    # Rounded down: a border must not come after the frame that begins on it.
-    micros = int(segment_seconds * 1_000_000)
-    length = f"{micros // 1_000_000}.{micros % 1_000_000:06d}"
     from_zero = ("-ss", "0", "-copypriorss", "0") if delay < -MAX_DELAY_SECONDS else ()
-    _cut(source, f"a:{position}", length, folder, shift_seconds, ffmpeg, from_zero)
-
-
-def join_last_segments(folder: Path, count: int) -> None:
-    """Append what comes after segment ``count`` to it: sound that ends a little after the pictures
-    would make a segment that no video goes with. A segment may hold several fragments.
-    """
-    for extra in list(_segment_files(folder))[count:]:
-        data = extra.read_bytes()
-        size = int.from_bytes(data[:4], "big")
-        body = data[size:] if data[4:8] == b"styp" else data
-        with (folder / segment_name(count)).open("ab") as last:
-            last.write(body)
-        extra.unlink()
+    _cut(source, f"a:{position}", _SOUND_PIECES, folder, shift_seconds, ffmpeg, from_zero)
+    files = list(_segment_files(folder))
+    borders, end = pictures.starts_seconds, pictures.duration_seconds
+    left_out = recut_sound(folder, files, borders, end)
+    if not (folder / segment_name(1)).is_file():
+        raise InputError(
+            f"expected sound with the pictures in audio track {position + 1} of {source}, got "
+            "none; leave the track out"
+        )
+    return left_out
 
 
 def _cut(
@@ -263,7 +258,8 @@ def read_track(folder: Path, kind: Literal["video", "audio"], joined: Path) -> T
     """Measure what lies in ``folder``; ``joined`` is left behind: the track in one file.
 
     InputError where a segment of a video does not begin with an IDR picture, or a picture is shown
-    before the segment that it is stored in begins: what players switch rungs by.
+    before the segment that it is stored in begins, which is what players switch rungs by; and where
+    a track lasts no time at all.
     """
     files = list(_segment_files(folder))
     join_parts((folder / INIT_NAME, *files), joined)
@@ -280,6 +276,11 @@ def read_track(folder: Path, kind: Literal["video", "audio"], joined: Path) -> T
         _check_closed(tallies, joined)
     # Nothing is heard before 0: what is there is the encoder's delay.
     starts = [max(0, tally.earliest) for tally in tallies]
+    if tallies[-1].end <= starts[0]:
+        raise InputError(
+            f"expected a {kind} track that lasts some time in {joined.name}, got one of 0 s; leave "
+            "the track out, or write its file anew"
+        )
     borders = [*starts[1:], tallies[-1].end]
     return Track(
         ticks_per_second,

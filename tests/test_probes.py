@@ -189,6 +189,20 @@ def test_the_final_encode_is_the_probe_s_own_or_goes_on_from_it(
     assert (made.stream.crf, made.input) == (30.0, str(clip))
 
 
+def test_a_probe_warns_of_no_sound_that_its_stream_cannot_hold(
+    make_clip: Callable[..., Path], cache: Cache, ffmpeg: Ffmpeg
+) -> None:
+    clip = make_clip(
+        "probe-with-pcm.mkv",
+        inputs=("-f", "lavfi", "-t", "0.5", "-i", "sine=sample_rate=48000"),
+        options=("-c:a", "pcm_s16le"),
+    )
+    events = _prober(clip, cache, ffmpeg).make(Probe(28.0))
+    messages = [event.message for event in events if isinstance(event, Notice)]
+    assert messages
+    assert not [message for message in messages if "cannot hold" in message]
+
+
 def test_a_killed_probe_goes_on_where_it_was_though_its_source_was_renamed(
     clip: Path, cache: Cache, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -22,9 +22,16 @@ from codecaux.hevc import coded_packets, open_video
 from codecaux.ladders.gops import rung_x265_params
 from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
+from codecaux.ladders.languages import _SHORTEST
 from codecaux.ladders.package import PackageSettings, package
 from codecaux.ladders.rungs import AudioTrack, Rung
-from codecaux.ladders.soundtrack import fallback_rung, language_tag, menu_name, sound_of
+from codecaux.ladders.soundtrack import (
+    PicturesSpan,
+    fallback_rung,
+    language_tag,
+    menu_name,
+    sound_of,
+)
 
 MakeClip = Callable[..., Path]
 
@@ -42,7 +49,12 @@ def work(tmp_path: Path) -> LadderWork:
 
 @pytest.mark.parametrize(
     ("said", "tag"),
-    [("en", "en"), ("pt_BR", "pt-BR"), ("pt-BR", "pt-BR"), ("und", ""), ("", ""), ("x", "")],
+    [
+        *[("en", "en"), ("pt_BR", "pt-BR"), ("pt-BR", "pt-BR"), ("und", ""), ("", ""), ("x", "")],
+        # Of ISO 639-2, by either of its codes, the shortest; what has no shorter one stays.
+        *[("eng", "en"), ("ger", "de"), ("deu", "de"), ("fre", "fr"), ("FRA", "fr"), ("jpn", "ja")],
+        *[("por-BR", "pt-BR"), ("zho-Hant", "zh-Hant"), ("gsw", "gsw"), ("mul", "mul")],
+    ],
 )
 def test_languages_as_players_want_them(said: str, tag: str) -> None:
     assert language_tag(said) == tag
@@ -64,9 +76,17 @@ def test_tracks_of_a_file_with_careless_tags(
     options += [tags[0], "language=pt_BR", tags[1], "language=no language", tags[2], "language=und"]
     options += [word for tag in tags for word in (tag, "title=Stereo")]
     clip = make_clip("careless.mkv", inputs=sound, options=options)
-    tracks = drain(sound_of(clip, work, ffmpeg))
+    pictures = PicturesSpan(Fraction(1, 2), Fraction(1))
+    tracks = drain(sound_of(clip, pictures, work, ffmpeg))
     assert [track.name for track in tracks] == ["Stereo", "Stereo (2)", "Stereo (3)"]
     assert [track.language for track in tracks] == ["pt-BR", "", ""]
+
+
+def test_the_table_of_languages() -> None:
+    assert len(set(_SHORTEST.values())) == 183
+    assert len(_SHORTEST) == 205
+    assert all(len(code) == 3 and code.isalpha() and code.islower() for code in _SHORTEST)
+    assert all(len(code) == 2 and code.isalpha() for code in _SHORTEST.values())
 
 
 # ------------------------------------------------------------------------------- early, late sound
@@ -138,7 +158,8 @@ def test_sound_that_begins_elsewhere_than_the_pictures(
     is_copied: bool,
 ) -> None:
     clip = flash(delay, codec)
-    tracks = drain(sound_of(clip, work, ffmpeg))
+    pictures = PicturesSpan(Fraction(4), Fraction(1))
+    tracks = drain(sound_of(clip, pictures, work, ffmpeg))
     assert [track.path == clip for track in tracks] == [is_copied]
     rungs, out = [rung_of(clip, work.path, ffmpeg)], tmp_path / "ladder"
     drain(package(rungs, tracks, out, PackageSettings(Fraction(1))))
