@@ -26,7 +26,7 @@ from codecaux.ladders.ladder_settings import LadderSettings
 from codecaux.ladders.ladder_work import LadderWork
 from codecaux.ladders.points import OperatingPoint
 from codecaux.ladders.probes import Probe, Prober, settings_from_json, settings_to_json
-from codecaux.ladders.titles import Title
+from codecaux.ladders.titles import Title, whole_source
 
 __all__ = ["FinalRung", "Foretold", "cap_kbps", "make_finals", "on_the_grid"]
 
@@ -156,8 +156,10 @@ def make_final(
     settings, head = prober.final(rung.probe, rung.point, *_files(name, work))
     settings = capped_settings(settings, rung.point, wanted, prober.title.fps)
     settings = replace(settings, resume=True, overwrite=True)
-    # The ladder takes its sound from the original.
-    head = replace(head, takes_pictures=True)
+    # Where it has to be converted, once for all rungs: that is as large as the whole title. The
+    # ladder takes its sound from the original.
+    source = yield from whole_source(prober.title, work.source, prober.ffmpeg)
+    head = replace(head, source=source, takes_pictures=True)
     with closing(encode(settings, head)) as events:
         result = yield from events
     point = prober.point_of(rung.probe, result)
@@ -193,6 +195,8 @@ def _finished(rung: Foretold, name: str, work: LadderWork) -> FinalRung | None:
 def _make_apart(
     prober: Prober, rungs: Sequence[Foretold], wanted: LadderSettings, work: LadderWork
 ) -> Events[list[CodecauxError]]:
+    # Before they all need it at once.
+    yield from whole_source(prober.title, work.source, prober.ffmpeg)
     outcomes = yield from run_jobs([_job(prober, r, wanted, work) for r in rungs], wanted.jobs)
     failures: list[Failure] = [o.failure for o in outcomes.values() if o.failure is not None]
     for failure in failures:

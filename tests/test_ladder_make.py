@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from conftest import FakeProbes
 
 from codecaux.cli.main import main
+from codecaux.encoder import prepare as preparing
 from codecaux.encoder.encode import EncodeResult
 from codecaux.encoder.headstart import HeadStart
-from codecaux.encoder.prepare import SourceOptions, prepare
+from codecaux.encoder.prepare import SourceOptions
 from codecaux.encoder.settings import EncodeSettings, FitSettings
 from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.encoder.workdir import LOCK_NAME
@@ -76,10 +77,10 @@ class FakeEncodes:
             raise self.raises[crf]
         # Whose sound is the ladder's, not the rung's: what an mp4 cannot hold is not lost.
         assert head.takes_pictures
+        assert head.source is not None
         self.made.append(crf)
         self.kept[crf] = settings
-        folder = settings.output.parent / "fake-source"
-        source = yield from prepare(settings.input, SourceOptions(), folder)
+        source = head.source
         yield from encode_stream(source, settings.stream, settings.output, find_ffmpeg())
         layout = source.info.format
         size = (layout.width, layout.height)
@@ -223,6 +224,27 @@ def test_rates_are_probed_for(
     assert 285 < low.total_kbps <= 300
     assert high.crf == 26
     assert len(fake_probes.made) == 7
+
+
+@pytest.mark.usefixtures("fake_encodes")
+def test_a_title_that_has_to_be_converted_is_so_once_for_all_rungs(
+    make_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = make_clip("ladder-422.mkv", size=(128, 72), fps="25", frames=85, pixel_format="yuv422p")
+    made = []
+    real = preparing._mezzanine_arguments
+
+    def counted(job: Any, output: Path) -> list[str]:
+        made.append(output)
+        return real(job, output)
+
+    monkeypatch.setattr(preparing, "_mezzanine_arguments", counted)
+    output = tmp_path / "ladder"
+    ladder, _ = _make(title, output, source=SourceOptions(to_420=True))
+    assert len(ladder.rungs) == 3
+    # One to look the title over, one for the rungs.
+    assert len(made) == 2
+    assert output.is_dir()
 
 
 def test_rungs_in_other_processes_are_the_same(
