@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from codecaux.architecture import net_config
 from codecaux.bases import GENERATED_BASE_ID, get_base, parse_base
 from codecaux.cli.main import main
+from codecaux.cli.pretrain import pretrain as pretrain_command
 from codecaux.device import Device, choose_device
 from codecaux.encoder import unpaired
 from codecaux.encoder.joint_discriminator import (
@@ -323,3 +325,13 @@ def test_the_command_refuses(
     code = main(["pretrain", *options, "-o", str(tmp_path / "base.safetensors")])
     assert code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_help_says_the_defaults_that_are_used() -> None:
+    words = CliRunner().invoke(pretrain_command, ["--help"]).output
+    default = UnpairedSettings(Path(), Path(), Path(), Path())
+    said = (
+        f"{default.steps} steps, batch {default.batch}, learning rate {default.learning_rate:g}, "
+        f"{default.bank_bytes >> 20} MiB"
+    )
+    assert said in " ".join(words.split())

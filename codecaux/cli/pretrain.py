@@ -85,7 +85,8 @@ def pretrain(json_output: bool, quiet: bool, folders: tuple[Path, ...], **option
     the result, name its folder in the environment variable CODECAUX_BASES.
 
     With --unpaired there are two folders, SOURCE and TARGET, of different pictures: what comes
-    out, for scale 1, gives pictures like the first the look of the second.
+    out, for scale 1, gives pictures like the first the look of the second. Its defaults are others:
+    20000 steps, batch 4, learning rate 0.0005, 1024 MiB.
     """
     current_session().interrupt_hint = "the same command goes on from here"
 
