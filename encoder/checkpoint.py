@@ -22,9 +22,10 @@ Phase = Literal["float", "probe", "rounded", "gains", "scene"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitState:
-    """A phase after ``step`` of its steps. ``moments`` are Adam's, by latent tensor;
-    ``step_sizes`` are the quantisation steps (rounding phase only). ``critic``: what the
-    objective's critic goes on from (:meth:`codecaux.encoder.critic.Critic.state`), if it has one.
+    """A phase after ``step`` of its steps. ``optimiser`` is what that goes on from
+    (:meth:`codecaux.encoder.soap.Soap.state`), ``step_sizes`` are the quantisation steps (rounding
+    phase only), ``critic`` is what the objective's critic goes on from, if it has one
+    (:meth:`codecaux.encoder.critic.Critic.state`).
     """
 
     phase: Phase
@@ -32,7 +33,7 @@ class FitState:
     total_steps: int
     rate_scale: float
     latents: Mapping[str, Tensor]
-    moments: Mapping[str, tuple[Tensor, Tensor]]
+    optimiser: Mapping[str, Tensor]
     step_sizes: Mapping[str, float]
     critic: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -50,8 +51,7 @@ class Checkpoint:
     def save(self, state: FitState) -> None:
         """Replace the file, whole or not at all."""
         tensors = {f"latent/{name}": value for name, value in state.latents.items()}
-        for name, (first, second) in state.moments.items():
-            tensors[f"first/{name}"], tensors[f"second/{name}"] = first, second
+        tensors |= {f"optimiser/{name}": value for name, value in state.optimiser.items()}
         tensors |= {f"critic/{name}": value for name, value in state.critic.items()}
         record = {
             "phase": state.phase,
@@ -77,14 +77,13 @@ class Checkpoint:
                 "start again without --resume"
             ) from error
         latents = _with_prefix(tensors, "latent/")
-        first, second = _with_prefix(tensors, "first/"), _with_prefix(tensors, "second/")
         return FitState(
             phase=record["phase"],
             step=record["step"],
             total_steps=record["total_steps"],
             rate_scale=record["rate_scale"],
             latents=latents,
-            moments={name: (value, second[name]) for name, value in first.items()},
+            optimiser=_with_prefix(tensors, "optimiser/"),
             step_sizes=record["step_sizes"],
             critic=_with_prefix(tensors, "critic/"),
         )

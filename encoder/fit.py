@@ -5,7 +5,7 @@
          └ nothing ─────────────────────────────────────────────────────> "base" ─────────┘
     where there are scenes: each trains on from the shared difference (scene_sets)
 
-Float phase: the re-parameterised network, Adam, cosine decay, on random patches of the bank.
+Float phase: the re-parameterised network, SOAP, cosine decay, on random patches of the bank.
 Step sizes: one per tensor by its Gauss-Newton sensitivity, and a common factor (the rounding
 error) that is tried out: a short rounding phase for each, the one with the least loss + price x
 bytes goes on. Rounding phase: the network that is shown is always the rounded one (base + step *

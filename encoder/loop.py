@@ -26,6 +26,7 @@ from codecaux.encoder.objective import LossTerms
 from codecaux.encoder.parameters import Parameters, show
 from codecaux.encoder.scenes import Scene
 from codecaux.encoder.settings import FitSettings
+from codecaux.encoder.soap import Soap
 from codecaux.errors import FitError
 from codecaux.events import Events, Notice, Progress
 
@@ -33,7 +34,6 @@ __all__ = ["FitTask", "Loop", "Span"]
 
 _WARM_UP_STEPS = 30
 _FLOAT_END = 0.05  # the float phase's last rate, as a fraction of its first
-_ADAM_BETAS = (0.9, 0.99)
 _CHECK_EVERY = 10
 _CHECKPOINT_SECONDS = 20.0
 # Of a step's random numbers; 0 and 1 are what they were before there were others.
@@ -103,8 +103,7 @@ class Loop:
         self._rate = settings.learning_rate if is_first else settings.rounding_learning_rate
         self._rate_end = _FLOAT_END if phase == "float" else 0.0
         self._rate_scale = 1.0
-        latents = list(parameters.latents.values())
-        self._optimiser = torch.optim.Adam(latents, lr=self._rate, betas=_ADAM_BETAS, foreach=True)
+        self._optimiser = Soap(parameters.latents)
         self._smoothed = math.nan
 
     def run(self, state: FitState | None) -> Events[float]:
@@ -133,18 +132,16 @@ class Loop:
         return self._smoothed
 
     def step(self, index: int) -> Tensor:
-        """One step of Adam; returns its loss, detached."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate_at(index)
+        """One step of the optimiser; returns its loss, detached."""
         coded, source, around = self._batch(index)
         sample = Sample(self._shown(coded), source, around)
         loss = self._loss(sample)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
             raise FitError(f"the device ran out of memory; use a smaller net: {error}") from error
-        self._optimiser.step()
+        self._optimiser.step(self._rate_at(index))
         if self._learner is not None:
             self._learner.learn(sample, torch.no_grad()(self._shown))
         return loss.detach()
@@ -209,18 +206,13 @@ class Loop:
 
     def _snapshot(self, index: int) -> FitState:
         latents = self._parameters.latents
-        moments: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, latent in latents.items():
-            state = self._optimiser.state.get(latent)
-            if state:
-                moments[name] = (state["exp_avg"].clone(), state["exp_avg_sq"].clone())
         return FitState(
             phase=self._phase,
             step=index,
             total_steps=self._total,
             rate_scale=self._rate_scale,
             latents={name: latent.detach().clone() for name, latent in latents.items()},
-            moments=moments,
+            optimiser=self._optimiser.state(),
             step_sizes=dict(self._parameters.steps),
             critic={} if self._learner is None else self._learner.state(),
         )
@@ -229,15 +221,7 @@ class Loop:
         with torch.no_grad():
             for name, latent in self._parameters.latents.items():
                 latent.copy_(state.latents[name])
-                self._optimiser.state.pop(latent, None)
-                if name in state.moments:
-                    first, second = (m.clone().to(latent) for m in state.moments[name])
-                    step = torch.tensor(float(state.step))
-                    self._optimiser.state[latent] = {
-                        "step": step,
-                        "exp_avg": first,
-                        "exp_avg_sq": second,
-                    }
+        self._optimiser.restore(state.optimiser)
         self._rate_scale = state.rate_scale
         if self._learner is not None and state.critic:
             self._learner.restore(state.critic)

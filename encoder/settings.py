@@ -55,7 +55,7 @@ class FitSettings:
     batch: int = 8
     patch: int = 96
     bank_bytes: int = 256 << 20
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     rounding_fraction: float = 0.3
     rounding_learning_rate: float = 1e-3
     rounding_errors: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
