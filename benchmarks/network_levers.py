@@ -33,6 +33,7 @@ from codecaux.decoder.planes import _in_yuv, _network_input, _residual, upscale_
 from codecaux.device import Device, choose_device
 from codecaux.encoder.objective import LossTerms, objective_by_name
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
+from codecaux.encoder.soap import Soap
 from codecaux.encoder.stream import StreamSettings
 from codecaux.events import drain
 from codecaux.ffmpeg import find_ffmpeg
@@ -57,7 +58,8 @@ class Variant:
     patches are drawn in proportion to what the base leaves in them. ``offsets`` of further decoded
     frames that are input too, their kernels starting at zero. ``types``: the network is told I, P
     and B pictures apart; a plane of one value acts as a bias of the first layer, so it is one.
-    ``luma_only``: no residual for chroma.
+    ``luma_only``: no residual for chroma. ``optimiser``: adam, which was the product's when the
+    variants without "soap" in their names were made, or soap, which it has been since.
     """
 
     steps: int = 600
@@ -76,6 +78,7 @@ class Variant:
     chroma: float | None = None
     lpips_patches: int = 4
     detail_patches: int = 4
+    optimiser: str = "adam"
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -98,6 +101,10 @@ VARIANTS: Mapping[str, Variant] = {
     "sinc": Variant(downscale="sinc"),
     "spline": Variant(downscale="spline"),
     "full": Variant(net="full"),
+    "soap": Variant(optimiser="soap", rate=8e-3),
+    "soap-rate-4e-3": Variant(optimiser="soap"),
+    "soap-steps-300": Variant(optimiser="soap", rate=8e-3, steps=300),
+    "soap-steps-1200": Variant(optimiser="soap", rate=8e-3, steps=1200),
 }
 
 
@@ -253,21 +260,38 @@ def _stack(planes: Sequence[Planes]) -> Planes:
     return Planes(*(torch.cat(group) for group in zip(*planes, strict=True)))
 
 
+class _Adam:
+    """As the product had it, with SOAP's way of being called."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._adam = torch.optim.Adam(parameters, betas=(0.9, 0.99), foreach=True)
+        self.zero_grad = self._adam.zero_grad
+
+    def step(self, rate: float) -> None:
+        self._adam.param_groups[0]["lr"] = rate
+        self._adam.step()
+
+
+def _optimiser(variant: Variant, parameters: list[Tensor]) -> _Adam | Soap:
+    if variant.optimiser == "adam":
+        return _Adam(parameters)
+    return Soap({str(index): value for index, value in enumerate(parameters)})
+
+
 def fit(net: Net, sampler: Sampler, variant: Variant, terms: LossTerms) -> float:
-    """All steps of Adam on a cosine; returns seconds a step."""
+    """All steps on a cosine; returns seconds a step."""
     parameters = net.parameters()
-    optimiser = torch.optim.Adam(parameters, lr=variant.rate, betas=(0.9, 0.99), foreach=True)
+    optimiser = _optimiser(variant, parameters)
     means: list[Tensor] | None = None
     started = time.process_time()
     for index in range(variant.steps):
         cosine = 0.5 * (1.0 + np.cos(np.pi * index / variant.steps))
         rate = variant.rate * (variant.rate_end + (1.0 - variant.rate_end) * cosine)
-        optimiser.param_groups[0]["lr"] = rate * min(1.0, (index + 1) / 30)
         group, source, kind = sampler.batch(index)
         loss = terms(net.show(group, kind), source)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimiser.step(rate * min(1.0, (index + 1) / 30))
         if variant.average and index >= variant.steps // 2:
             with torch.no_grad():
                 if means is None:

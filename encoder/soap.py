@@ -4,12 +4,13 @@ Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", 2024, algorit
 gradient G [out, in, kh, kw], read as three modes (out, in, kh kw), each mode k has a factor and an
 orthogonal basis, near that factor's eigenvectors::
 
-    M    <- b1 M + (1 - b1) G                         Adam's first moment, of G
-    G'    = G x_1 Q_1^T x_2 Q_2^T x_3 Q_3^T           G in the bases; M' of M alike
-    V    <- b2 V + (1 - b2) G' * G'                   Adam's second moment, of G'
-    W    <- W - rate * back(M' / sqrt(V))             with Adam's bias corrections
+    G'    = G x_1 Q_1^T x_2 Q_2^T x_3 Q_3^T           G in the bases
+    M    <- b1 M + (1 - b1) G'                        Adam's moments, both in the bases
+    V    <- b2 V + (1 - b2) G' * G'
+    W    <- W - rate * back(M / sqrt(V))              with Adam's bias corrections
     L_k  <- s L_k + (1 - s) G_(k) G_(k)^T             G_(k): the unfolding of mode k, [n_k, rest]
-    Q_k  <- QR(L_k Q_k)                               every ten steps: one power iteration
+    Q_k  <- QR(L_k Q_k)                               every ten steps: one power iteration;
+                                                      M is taken from the old bases to the new
 
 Biases are Adam's alone. The kernels have at most some hundred channels, so all this is some per
 cent of a step's time (docs/experiments.md has what it brings).
@@ -84,16 +85,15 @@ class Soap:
         """Both moments go on; the steps of rate 1, in the latents' own coordinates."""
         first, second = [m.first for m in moments], [m.second for m in moments]
         bases = [m.bases for m in moments]
-        torch._foreach_lerp_(first, gradients, 1.0 - _BETAS[0])
         rotated = [_rotated(g, q) for g, q in zip(gradients, bases, strict=True)]
+        torch._foreach_lerp_(first, rotated, 1.0 - _BETAS[0])
         torch._foreach_mul_(second, _BETAS[1])
         torch._foreach_addcmul_(second, rotated, rotated, 1.0 - _BETAS[1])
         scales = torch._foreach_div(second, 1.0 - _BETAS[1] ** self._made)
         torch._foreach_sqrt_(scales)
         torch._foreach_add_(scales, _EPSILON)
         torch._foreach_mul_(scales, 1.0 - _BETAS[0] ** self._made)
-        steps = [_rotated(m, q) for m, q in zip(first, bases, strict=True)]
-        steps = list(torch._foreach_div(steps, scales))
+        steps = torch._foreach_div(first, scales)
         return [_rotated_back(step, q) for step, q in zip(steps, bases, strict=True)]
 
     def state(self) -> dict[str, Tensor]:
@@ -157,21 +157,34 @@ def _outer(x: Tensor, mode: int) -> Tensor:
 
 def _rotated(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     for mode, basis in bases.items():
-        x = (x.movedim(mode, -1) @ basis).movedim(-1, mode)
+        x = _times(x, basis, mode)
     return x
 
 
 def _rotated_back(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
-    return _rotated(x, {mode: basis.T for mode, basis in bases.items()})
+    for mode, basis in bases.items():
+        x = _times(x, basis.T, mode)
+    return x
+
+
+def _times(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """x x_mode matrix^T, contiguous like x: no axis is moved, which would take longer than this."""
+    if mode == x.dim() - 1:
+        return x @ matrix
+    if mode == 0:
+        return (matrix.T @ x.flatten(1)).reshape(-1, *x.shape[1:])
+    return matrix.T @ x
 
 
 def _refresh(moments: _Moments) -> None:
     """One power iteration of every basis, its vectors in the order of their eigenvalues; the second
     moment keeps to its vectors.
     """
+    first = _rotated_back(moments.first, moments.bases)
     for mode, factor in moments.factors.items():
         basis = moments.bases[mode]
         image = factor @ basis
         order = (basis * image).sum(0).argsort(descending=True)
         moments.second = moments.second.index_select(mode, order)
         moments.bases[mode] = torch.linalg.qr(image[:, order])[0].contiguous()
+    moments.first = _rotated(first, moments.bases)

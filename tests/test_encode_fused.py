@@ -109,7 +109,8 @@ def bank() -> PatchBank:
 def _task(bank: PatchBank) -> FitTask:
     terms = LossTerms(OBJECTIVES["fused"], bank.format.colour, None)
     device = replace(choose_device("cpu"), compute_dtype=torch.float32)
-    return FitTask(TWO, GENERATED_BASE_ID, bank, terms, device, replace(FIT, steps=40, batch=2))
+    few = replace(FIT, steps=40, batch=2, learning_rate=4e-3)
+    return FitTask(TWO, GENERATED_BASE_ID, bank, terms, device, few)
 
 
 @pytest.fixture(scope="module")
