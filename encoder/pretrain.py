@@ -32,6 +32,7 @@ from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.parameters import FloatParameters, show
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.shards import ShardSettings, load_bank, make_shards
+from codecaux.encoder.soap import Soap
 from codecaux.encoder.training_run import PretrainResult, TrainingRun
 from codecaux.encoder.warm_up import WarmUp, warm_up
 from codecaux.errors import InputError, UsageError, WeightsBaseError
@@ -41,8 +42,8 @@ from codecaux.video import SCALES, VideoFormat
 
 __all__ = ["PretrainResult", "pretrain", "start_tensors"]
 
-_ADAM_BETAS = (0.9, 0.99)
 _FIRST = "down1.0.weight"
+_SOAP = "soap/"
 
 
 def pretrain(
@@ -157,7 +158,7 @@ def _known(base_id: str, net: str) -> dict[str, Any]:
 
 
 class _Trainer(TrainingRun[PretrainSettings]):
-    """Adam on the objective, a critic where it has one, the adversary by option."""
+    """SOAP on the objective, a critic where it has one, the adversary by option."""
 
     warm_up_steps = 200
 
@@ -175,9 +176,7 @@ class _Trainer(TrainingRun[PretrainSettings]):
         self._bank, self._device = bank, device
         self._terms, self._critic = goal.terms, goal.critic
         self._latents = self._parameters.latents
-        self._optimiser = torch.optim.Adam(
-            list(self._latents.values()), settings.learning_rate, betas=_ADAM_BETAS, foreach=True
-        )
+        self._optimiser = Soap(self._latents)
         self._adversary: Adversary | None = None
         if settings.adversarial:
             colour = bank.format.colour
@@ -194,8 +193,6 @@ class _Trainer(TrainingRun[PretrainSettings]):
 
     def _step(self, index: int) -> Tensor:
         settings = self._settings
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate_at(index)
         count = max(1, settings.batch // self._bank.run)
         chosen = self._rng(index).integers(0, len(self._bank), count)
         coded, source = self._bank.batch(chosen, self._device.torch_device)
@@ -207,9 +204,9 @@ class _Trainer(TrainingRun[PretrainSettings]):
         total = loss
         if self._adversary is not None:
             total = loss + settings.adversarial * self._adversary.generator_loss(shown)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
+        self._optimiser.step(self._rate_at(index))
         if self._adversary is not None:
             self._adversary.learn(shown, source)
         if self._critic is not None:
@@ -229,11 +226,8 @@ class _Trainer(TrainingRun[PretrainSettings]):
             self._critic.scale_rate(scale)
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for name, latent in self._latents.items():
-            tensors[f"latent/{name}"] = latent.detach()
-            for key, value in self._optimiser.state.get(latent, {}).items():
-                tensors[f"adam/{name}/{key}"] = torch.as_tensor(value)
+        tensors = {f"latent/{name}": latent.detach() for name, latent in self._latents.items()}
+        tensors |= {f"{_SOAP}{name}": value for name, value in self._optimiser.state().items()}
         if self._adversary is not None:
             tensors |= self._adversary.state()
         if self._critic is not None:
@@ -244,18 +238,8 @@ class _Trainer(TrainingRun[PretrainSettings]):
         with torch.no_grad():
             for name, latent in self._latents.items():
                 latent.copy_(tensors[f"latent/{name}"])
-                prefix = f"adam/{name}/"
-                found = {
-                    key.removeprefix(prefix): value
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                }
-                self._optimiser.state.pop(latent, None)
-                if found:
-                    self._optimiser.state[latent] = {
-                        key: value if key == "step" else value.to(latent)
-                        for key, value in found.items()
-                    }
+        soap = {n.removeprefix(_SOAP): t for n, t in tensors.items() if n.startswith(_SOAP)}
+        self._optimiser.restore(soap)
         if self._adversary is not None:
             self._adversary.restore(tensors)
         critic = {n.removeprefix("critic/"): t for n, t in tensors.items() if n[:7] == "critic/"}
