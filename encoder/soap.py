@@ -18,7 +18,8 @@ cent of a step's time (docs/experiments.md has what it brings).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +36,20 @@ _FIRST, _SECOND, _FACTOR, _BASIS, _STEP = "first", "second", "factor", "basis", 
 
 @dataclass(slots=True, eq=False)
 class _Moments:
-    """Of one tensor. ``factors`` and ``bases`` by mode: none of a bias."""
+    """Of all tensors of one shape, stacked: [n, *shape]. ``factors`` and ``bases`` [n, size, size]
+    by mode: none of biases.
+    """
 
     first: Tensor
     second: Tensor
     factors: dict[int, Tensor]
     bases: dict[int, Tensor]
+
+    def parts(self) -> dict[str, Tensor]:
+        """By the name that each has in a state."""
+        named = {_FIRST: self.first, _SECOND: self.second}
+        named |= {f"{_FACTOR}{mode}": value for mode, value in self.factors.items()}
+        return named | {f"{_BASIS}{mode}": value for mode, value in self.bases.items()}
 
 
 class Soap:
@@ -48,7 +57,12 @@ class Soap:
 
     def __init__(self, latents: Mapping[str, Tensor]) -> None:
         self._latents = dict(latents)
-        self._moments: dict[str, _Moments] = {}
+        shapes: dict[torch.Size, list[str]] = defaultdict(list)
+        for name, latent in latents.items():
+            shapes[_folded(latent).shape].append(name)
+        # Tensors of one shape go together: on a GPU the number of small products is what costs.
+        self._groups = list(shapes.values())
+        self._moments: list[_Moments] = []
         self._made = 0
 
     def zero_grad(self) -> None:
@@ -63,28 +77,33 @@ class Soap:
         The first moves nothing, as in the paper: in bases made of one gradient alone most of that
         gradient is rounding noise, which Adam would scale up to full steps.
         """
-        gradients = {name: _gradient(latent) for name, latent in self._latents.items()}
+        gradients = [self._gradients(names) for names in self._groups]
         if not self._moments:
-            self._moments = {name: _begin(gradient) for name, gradient in gradients.items()}
+            self._moments = [_begin(gradient) for gradient in gradients]
             return
         self._made += 1
-        latents, moments = list(self._latents.values()), list(self._moments.values())
-        steps = self._steps(moments, list(gradients.values()))
-        shaped = [step.reshape(w.shape) for step, w in zip(steps, latents, strict=True)]
-        torch._foreach_add_(latents, shaped, alpha=-rate)
-        for name, gradient in gradients.items():
-            self._learn(self._moments[name], gradient)
+        for names, steps in zip(self._groups, self._steps(gradients), strict=True):
+            latents = [self._latents[name] for name in names]
+            shaped = [s.reshape(w.shape) for s, w in zip(steps.unbind(), latents, strict=True)]
+            torch._foreach_add_(latents, shaped, alpha=-rate)
+        for moments, gradient in zip(self._moments, gradients, strict=True):
+            for mode, factor in moments.factors.items():
+                factor.lerp_(_outer(gradient, mode), 1.0 - _FACTOR_BETA)
+            if self._made % _REFRESH_STEPS == 1:
+                _refresh(moments)
 
-    def _learn(self, moments: _Moments, gradient: Tensor) -> None:
-        for mode, factor in moments.factors.items():
-            factor.lerp_(_outer(gradient, mode), 1.0 - _FACTOR_BETA)
-        if self._made % _REFRESH_STEPS == 1:
-            _refresh(moments)
+    def _gradients(self, names: list[str]) -> Tensor:
+        """[n, *shape], contiguous."""
+        gradients = []
+        for name in names:
+            latent = self._latents[name]
+            gradients.append(torch.zeros_like(latent) if latent.grad is None else latent.grad)
+        return torch.stack([_folded(gradient) for gradient in gradients])
 
-    def _steps(self, moments: Sequence[_Moments], gradients: list[Tensor]) -> list[Tensor]:
+    def _steps(self, gradients: list[Tensor]) -> list[Tensor]:
         """Both moments go on; the steps of rate 1, in the latents' own coordinates."""
-        first, second = [m.first for m in moments], [m.second for m in moments]
-        bases = [m.bases for m in moments]
+        first, second = [m.first for m in self._moments], [m.second for m in self._moments]
+        bases = [m.bases for m in self._moments]
         rotated = [_rotated(g, q) for g, q in zip(gradients, bases, strict=True)]
         torch._foreach_lerp_(first, rotated, 1.0 - _BETAS[0])
         torch._foreach_mul_(second, _BETAS[1])
@@ -101,58 +120,60 @@ class Soap:
         if not self._moments:
             return {}
         flat = {_STEP: torch.tensor(self._made)}
-        for name, moments in self._moments.items():
-            flat[f"{_FIRST}/{name}"] = moments.first.clone()
-            flat[f"{_SECOND}/{name}"] = moments.second.clone()
-            for mode, factor in moments.factors.items():
-                flat[f"{_FACTOR}{mode}/{name}"] = factor.clone()
-                flat[f"{_BASIS}{mode}/{name}"] = moments.bases[mode].clone()
+        for names, moments in zip(self._groups, self._moments, strict=True):
+            for kind, stacked in moments.parts().items():
+                of_each = zip(names, stacked.unbind(), strict=True)
+                flat |= {f"{kind}/{name}": value.clone() for name, value in of_each}
         return flat
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """What :meth:`state` gave. KeyError where a tensor is missing."""
-        self._moments, self._made = {}, 0
+        self._moments, self._made = [], 0
         if not state:
             return
-        for name, latent in self._latents.items():
-            first = state[f"{_FIRST}/{name}"].to(latent, copy=True)
-            modes = _modes(first)
-            factors, bases = (
-                {k: state[f"{kind}{k}/{name}"].to(latent, copy=True) for k in modes}
-                for kind in (_FACTOR, _BASIS)
-            )
-            second = state[f"{_SECOND}/{name}"].to(latent, copy=True)
-            self._moments[name] = _Moments(first, second, factors, bases)
+        self._moments = [self._restored(names, state) for names in self._groups]
         self._made = int(state[_STEP])
 
+    def _restored(self, names: list[str], state: Mapping[str, Tensor]) -> _Moments:
+        like = self._latents[names[0]]
 
-def _gradient(latent: Tensor) -> Tensor:
-    """With a kernel's taps as one mode. All here is contiguous: what is read back from a checkpoint
-    is, and products of other strides would differ in their last bits.
+        def stacked(kind: str) -> Tensor:
+            return torch.stack([state[f"{kind}/{name}"] for name in names]).to(like)
+
+        first = stacked(_FIRST)
+        factors, bases = (
+            {mode: stacked(f"{kind}{mode}") for mode in _modes(first)} for kind in (_FACTOR, _BASIS)
+        )
+        return _Moments(first, stacked(_SECOND), factors, bases)
+
+
+def _folded(tensor: Tensor) -> Tensor:
+    """A kernel's taps as one mode, or none where there is but one.
+
+    All here is contiguous, ones of size 1 left out: what is read back from a checkpoint is, and
+    products of other strides would differ in their last bits.
     """
-    gradient = torch.zeros_like(latent) if latent.grad is None else latent.grad
-    if gradient.dim() > 2:
-        gradient = gradient.flatten(2).squeeze(2)
-    return gradient.contiguous()
+    return tensor.flatten(2).squeeze(2) if tensor.dim() > 2 else tensor
 
 
-def _modes(x: Tensor) -> list[int]:
-    return [] if x.dim() < 2 else [mode for mode in range(x.dim()) if x.shape[mode] > 1]
+def _modes(stacked: Tensor) -> list[int]:
+    sizes = stacked.shape[1:]
+    return [] if len(sizes) < 2 else [mode for mode, size in enumerate(sizes) if size > 1]
 
 
 def _begin(gradient: Tensor) -> _Moments:
     factors = {mode: _outer(gradient, mode) for mode in _modes(gradient)}
     # Where the gradient is not finite the loss will tell; an eigenvalue problem would raise.
     bases = {
-        mode: torch.linalg.eigh(torch.nan_to_num(factor, 0.0, 0.0, 0.0))[1].flip(1).contiguous()
+        mode: torch.linalg.eigh(torch.nan_to_num(factor, 0.0, 0.0, 0.0))[1].flip(2).contiguous()
         for mode, factor in factors.items()
     }
     return _Moments(torch.zeros_like(gradient), torch.zeros_like(gradient), factors, bases)
 
 
 def _outer(x: Tensor, mode: int) -> Tensor:
-    unfolded = x.movedim(mode, 0).flatten(1)
-    return unfolded @ unfolded.T
+    unfolded = x.movedim(mode + 1, 1).flatten(2)
+    return unfolded @ unfolded.mT
 
 
 def _rotated(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
@@ -163,28 +184,32 @@ def _rotated(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
 
 def _rotated_back(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     for mode, basis in bases.items():
-        x = _times(x, basis.T, mode)
+        x = _times(x, basis.mT, mode)
     return x
 
 
-def _times(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
-    """x x_mode matrix^T, contiguous like x: no axis is moved, which would take longer than this."""
-    if mode == x.dim() - 1:
-        return x @ matrix
-    if mode == 0:
-        return (matrix.T @ x.flatten(1)).reshape(-1, *x.shape[1:])
-    return matrix.T @ x
+def _times(x: Tensor, matrices: Tensor, mode: int) -> Tensor:
+    """x x_mode matrix^T of each of the stack, contiguous."""
+    if mode == x.dim() - 2:
+        return (x.flatten(1, -2) @ matrices).reshape(x.shape)
+    front = x.movedim(mode + 1, 1)
+    turned = (matrices.mT @ front.flatten(2)).reshape(front.shape)
+    return turned.movedim(1, mode + 1).contiguous()
 
 
 def _refresh(moments: _Moments) -> None:
     """One power iteration of every basis, its vectors in the order of their eigenvalues; the second
-    moment keeps to its vectors.
+    moment keeps to its vectors, the first is taken to the new ones.
     """
     first = _rotated_back(moments.first, moments.bases)
     for mode, factor in moments.factors.items():
         basis = moments.bases[mode]
         image = factor @ basis
-        order = (basis * image).sum(0).argsort(descending=True)
-        moments.second = moments.second.index_select(mode, order)
-        moments.bases[mode] = torch.linalg.qr(image[:, order])[0].contiguous()
+        order = (basis * image).sum(1).argsort(dim=1, descending=True)  # [n, size]
+        columns = order[:, None].expand_as(image)
+        moments.bases[mode] = torch.linalg.qr(image.gather(2, columns))[0].contiguous()
+        shape = [-1 if dim == mode + 1 else 1 for dim in range(moments.second.dim())]
+        shape[0] = len(order)
+        places = order.reshape(shape).expand_as(moments.second)
+        moments.second = moments.second.gather(mode + 1, places)
     moments.first = _rotated(first, moments.bases)

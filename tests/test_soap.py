@@ -110,7 +110,7 @@ def test_it_comes_down_where_adams_axes_are_the_wrong_ones() -> None:
 
 
 def test_restored_it_goes_on_bit_for_bit() -> None:
-    shapes = {"w": (6, 5, 3, 3), "one": (6, 5, 1, 1), "bias": (6,)}
+    shapes = {"w": (6, 5, 3, 3), "like w": (6, 5, 3, 3), "one": (6, 5, 1, 1), "bias": (6,)}
 
     def train(latents: dict[str, Tensor], soap: Soap, steps: range) -> None:
         for seed in steps:
@@ -173,3 +173,20 @@ def test_a_gradient_that_is_not_finite_does_not_raise() -> None:
     soap.step(0.1)
     soap.step(0.1)
     assert not bool(w.isfinite().any())
+
+
+def test_tensors_of_one_shape_move_as_each_alone() -> None:
+    gradients = [_seeded(4, 3, 3, 3, seed=seed) for seed in range(24)]
+    names = ("a", "b", "c")
+    together = {name: _leaf(torch.zeros(4, 3, 3, 3)) for name in names}
+    alone = {name: _leaf(torch.zeros(4, 3, 3, 3)) for name in names}
+    soaps = [Soap(together), *(Soap({name: latent}) for name, latent in alone.items())]
+    for at in range(12):
+        for index, name in enumerate(names):
+            together[name].grad = gradients[(at + 3 * index) % 24]
+            alone[name].grad = gradients[(at + 3 * index) % 24]
+        for soap in soaps:
+            soap.step(0.01)
+    for name in names:
+        torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together["a"], together["b"], atol=1e-3)

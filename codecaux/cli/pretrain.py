@@ -54,7 +54,7 @@ def _unpaired(*names: str, field: str, **kwargs: Any) -> Callable[[Function], Fu
 @_setting("--preset", field="preset", help="x265's preset.")
 @_setting("--steps", type=int, field="steps", help="Of the training.")
 @_setting("--batch", type=int, field="batch", help="Patches a step.")
-@_setting("--learning-rate", type=float, field="learning_rate", help="Adam's first.")
+@_setting("--learning-rate", type=float, field="learning_rate", help="The first; it falls.")
 @_setting("--objective", type=click.Choice(OBJECTIVES), field="objective", help="As in encode.")
 @_setting(
     "--adversarial", type=float, field="adversarial", help="Weight of a discriminator; paper: 1e-3."
