@@ -63,6 +63,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "light-1.5x-a6965921",
     "tiny-1.5x-444b80e7",
     "tiny-1x-b8fdcd49",
+    "light-2x-17c2c1da",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 
