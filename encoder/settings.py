@@ -42,7 +42,7 @@ class FitSettings:
     Each is the RMS error that rounding at random would make, as a part of the error that the base
     leaves in the luma, and sets the coarseness of all steps
     (:func:`codecaux.encoder.gauss_newton.step_sizes`). ``rate_weight``: trains with the
-    expected bits at so many times the title's own price (4: F36 in docs/experiments.md), 0 without.
+    expected bits at so many times the title's own price (2: F31 in docs/experiments.md), 0 without.
     ``scene_sets``: scenes may have weights of their own, and ``scene_fraction`` of the steps of a
     title of several scenes are for them. ``sharpen``: 0 to 1, of the objective "fused"; None: the
     encoder chooses it.
@@ -59,7 +59,7 @@ class FitSettings:
     rounding_fraction: float = 0.3
     rounding_learning_rate: float = 1e-3
     rounding_errors: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
-    rate_weight: float = 4.0
+    rate_weight: float = 2.0
     scene_sets: bool = True
     scene_fraction: float = 0.4
     sharpen: float | None = None
