@@ -22,6 +22,7 @@ from codecaux.device import Device
 from codecaux.encoder.bank import Around, PatchBank
 from codecaux.encoder.checkpoint import Checkpoint, FitState, Phase
 from codecaux.encoder.critic import Critic, Sample
+from codecaux.encoder.divergence import has_diverged
 from codecaux.encoder.objective import LossTerms
 from codecaux.encoder.parameters import Parameters, show
 from codecaux.encoder.scenes import Scene
@@ -178,9 +179,9 @@ class Loop:
         return rate * warm * self._rate_scale
 
     def _accept(self, losses: list[Tensor]) -> bool:
-        """Fold new losses into the smoothed one; False where one is not finite, or the critic."""
+        """Fold new losses into the smoothed one; False where they or the critic went astray."""
         mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
+        if has_diverged(mean, self._smoothed):
             return False
         if self._learner is not None and not self._learner.is_finite:
             return False
@@ -192,8 +193,9 @@ class Loop:
         """Go back to the last good state at half the rate, once."""
         if self._rate_scale < 1.0:
             raise FitError(
-                f"the fit diverged twice ({self._phase} phase): expected a finite loss, got NaN or "
-                "infinity at half the learning rate too; try another --seed or --objective fidelity"
+                f"the fit diverged twice ({self._phase} phase): expected a loss that falls, got "
+                "NaN, infinity or eight times as much at half the learning rate too; try another "
+                "--seed or --objective fidelity"
             )
         index = self._restore(good)
         self._rate_scale = 0.5

@@ -1,6 +1,6 @@
 """The training of a base, whatever its losses: one loop over steps, resumable at any of them.
 
-checkpoint ─> steps ─> finite? ── yes ──> checkpoint, once a minute ─> ... ─> a base file
+checkpoint ─> steps ─> sound?  ── yes ──> checkpoint, once a minute ─> ... ─> a base file
                           └─ no, once: back to the checkpoint, half the rate
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from codecaux.architecture import SrUnetConfig
 from codecaux.atomic import write_atomic
 from codecaux.bases import Base, base_bytes, parse_base
+from codecaux.encoder.divergence import has_diverged
 from codecaux.encoder.parameters import FloatParameters
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.training_state import damaged, read_state, write_state
@@ -155,7 +156,7 @@ class TrainingRun(ABC, Generic[Settings]):
     def _accept(self, losses: list[Tensor]) -> bool:
         """Fold new losses into the smoothed one; False where the training has diverged."""
         mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean) or not self._is_sound():
+        if has_diverged(mean, self._smoothed) or not self._is_sound():
             return False
         old = self._smoothed
         self._smoothed = mean if math.isnan(old) else 0.95 * old + 0.05 * mean
@@ -165,8 +166,8 @@ class TrainingRun(ABC, Generic[Settings]):
         """Go back to the checkpoint at half the rate, once; its step."""
         if self._rate_scale < 1.0:
             raise FitError(
-                "the training diverged twice: expected a finite loss, got NaN or infinity at half "
-                "the learning rate too; give a lower --learning-rate"
+                "the training diverged twice: expected a loss that falls, got NaN, infinity or "
+                "eight times as much at half the learning rate too; give a lower --learning-rate"
             )
         index = self._load()
         self._rate_scale = 0.5

@@ -18,6 +18,7 @@ from codecaux.decoder.planes import enhance_planes
 from codecaux.device import choose_device
 from codecaux.encoder.bank import BankSettings, PatchBank
 from codecaux.encoder.checkpoint import Checkpoint
+from codecaux.encoder.divergence import has_diverged
 from codecaux.encoder.fit import FitResult, FitTask, fit
 from codecaux.encoder.gauss_newton import sensitivities, step_sizes
 from codecaux.encoder.objective import OBJECTIVES, LossTerms, charbonnier
@@ -223,3 +224,35 @@ def test_a_warm_start_goes_on_from_there_and_sends_the_difference_to_the_base(
     shown = reconstruct(warm.sets[0].tensors, base, TINY)
     name = max(start, key=lambda name: float(np.square(start[name] - base[name]).sum()))
     assert np.square(shown[name] - start[name]).sum() < np.square(shown[name] - base[name]).sum()
+
+
+@pytest.mark.parametrize(
+    ("mean", "smoothed", "expected"),
+    [
+        (math.nan, 0.04, True),
+        (math.inf, math.nan, True),
+        (0.9, math.nan, False),  # nothing to compare with yet
+        (0.9, 0.04, True),
+        (0.4, 0.01, False),  # hard scenes after easy ones
+        (3.0, 1.0, False),
+    ],
+)
+def test_what_counts_as_divergence(mean: float, smoothed: float, expected: bool) -> None:
+    assert has_diverged(mean, smoothed) is expected
+
+
+def test_a_loss_that_explodes_is_gone_back_from(
+    bank: PatchBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not come to infinity first."""
+    calls = 0
+    real = LossTerms.__call__
+
+    def explodes(self: LossTerms, shown: Planes, source: Planes) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(self, shown, source) * (1e3 if 14 < calls < 20 else 1.0)
+
+    monkeypatch.setattr(LossTerms, "__call__", explodes)
+    notices = [e for e in fit(_task(bank), Checkpoint(tmp_path / "c"), 10) if isinstance(e, Notice)]
+    assert sum("half the rate" in notice.message for notice in notices) == 1
