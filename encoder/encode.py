@@ -34,7 +34,7 @@ from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
-from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, changed_settings
+from codecaux.encoder.settings import EncodeSettings, changed_settings, default_steps
 from codecaux.encoder.stream import coded_colour, encode_stream
 from codecaux.encoder.title_scores import TitleParts, score_title, title_runs, with_fusion
 from codecaux.encoder.warm_up import ready_critic
@@ -207,7 +207,9 @@ class _Job:
         price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
         task = replace(task, price=per_byte)
-        fitted = yield from fit(task, self.work.checkpoint, DEFAULT_STEPS[self.settings.net])
+        size = source.info.format
+        steps = default_steps(self.settings.net, source.num_frames * size.width * size.height)
+        fitted = yield from fit(task, self.work.checkpoint, steps)
         file = self._file(source, fitted, resets)
         if self._config.heads > 1:
             lpips = yield from self._lpips("alex", "the fusion is chosen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ __all__ = [
     "FitSettings",
     "changed_settings",
     "default_output",
+    "default_steps",
     "identity",
 ]
 
 # Enough for the curve to flatten on titles of a few seconds; see docs/experiments.md.
+# Those of longer ones: default_steps.
 DEFAULT_STEPS: dict[str, int] = {
     "tiny": 600,
     "light": 800,
@@ -29,13 +32,26 @@ DEFAULT_STEPS: dict[str, int] = {
     "recurrent": 800,
     "recurrent-tiny": 600,
 }
+# 10 s of 960x540 at 30 fps, the largest title for which DEFAULT_STEPS are enough, in luma pixels.
+_SHORT_TITLE = 155_520_000
+_MOST_TIMES = 8.0
+
+
+def default_steps(net: str, pixels: int) -> int:
+    """Steps of a fit to a title of so many luma ``pixels``, at the source's size, in all frames.
+
+    More of a title is more to learn (F38 in docs/experiments.md), and longer to watch: the steps
+    grow with the square root of the pixels, up to 8 times, at 64 times the pixels.
+    """
+    times = math.sqrt(pixels / _SHORT_TITLE)
+    return round(DEFAULT_STEPS[net] * min(max(times, 1.0), _MOST_TIMES))
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
     """How long and how a network is fitted.
 
-    steps or minutes (not both; neither: the net's default number of steps) cover the float and the
+    steps or minutes (not both; neither: :func:`default_steps`) cover the float and the
     rounding phase, ``rounding_fraction`` of it for the latter. ``patch`` is in pixels of
     the network's input: of the coded picture, of its half at scale 1.
     ``rounding_errors`` rise; from the middle one on neighbours are tried, the cheapest is taken.

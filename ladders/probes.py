@@ -28,7 +28,7 @@ from codecaux.device import Device, choose_device
 from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.headstart import HeadStart, weights_to_start_from
 from codecaux.encoder.objective import objective_by_name
-from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, FitSettings
+from codecaux.encoder.settings import EncodeSettings, FitSettings, default_steps
 from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
 from codecaux.errors import LpipsUnavailableError
 from codecaux.events import Events
@@ -129,7 +129,7 @@ class Prober:
         return result | {
             "net": self.settings.net,
             "base": self.settings.base or default_base_id(config),
-            "fit": _jsonable(asdict(_resolved(self.settings))),
+            "fit": _jsonable(asdict(self._fit_settings())),
             "fit_lpips": fit_lpips,
             "dtype": str(self.device.compute_dtype),
             "warm_share": None if probe.is_cold else WARM_SHARE,
@@ -182,7 +182,7 @@ class Prober:
         else:
             payload = self.weights(Probe(point.started_from, probe.scale))
             if payload is not None:  # else what it started from is gone: all steps, from the base
-                settings = replace(settings, fit=_resolved(self.settings, WARM_SHARE))
+                settings = replace(settings, fit=self._fit_settings(WARM_SHARE))
         start = None if payload is None else weights_to_start_from(payload)
         return settings, HeadStart(weights=start, content=self.title.content)
 
@@ -249,7 +249,7 @@ class Prober:
         payload = self.weights(start) if start is not None else None
         settings = replace(
             self.final_settings(probe, folder / "title.mp4", folder / "title.weights"),
-            fit=_resolved(self.settings, share=1.0 if payload is None else WARM_SHARE),
+            fit=self._fit_settings(1.0 if payload is None else WARM_SHARE),
             resume=True,
             overwrite=True,
         )
@@ -298,6 +298,14 @@ class Prober:
         )
         return point, b""
 
+    def _fit_settings(self, share: float = 1.0) -> FitSettings:
+        """The settings' fit with its number of steps spelt out, and only a ``share`` of them."""
+        fit = self.settings.fit
+        if fit.minutes is not None:
+            return replace(fit, minutes=fit.minutes * share)
+        steps = fit.steps or default_steps(self.settings.net, self.title.sample_pixels)
+        return replace(fit, steps=max(_LEAST_STEPS, round(steps * share)))
+
     def _lpips(self) -> Lpips | None:
         try:
             lpips = find_lpips("alex", explicit=self.settings.lpips_weights)
@@ -316,15 +324,6 @@ def _lpips_sha256(net: str, explicit: Path | None, named: str | None) -> str | N
     by the environment: looked up by whoever is asked, and here a part of the question.
     """
     return lpips_sha256(net, explicit=explicit)
-
-
-def _resolved(settings: EncodeSettings, share: float = 1.0) -> FitSettings:
-    """The fit with its number of steps spelt out, and only a ``share`` of them."""
-    fit = settings.fit
-    if fit.minutes is not None:
-        return replace(fit, minutes=fit.minutes * share)
-    steps = fit.steps or DEFAULT_STEPS[settings.net]
-    return replace(fit, steps=max(_LEAST_STEPS, round(steps * share)))
 
 
 def _stream_identity(stream: StreamSettings) -> dict[str, Any]:

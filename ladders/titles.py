@@ -71,6 +71,11 @@ class Title:
         """At the mean rate; exactly the title's duration where it is taken whole."""
         return self.duration_seconds * self.sample_frames / self.num_frames
 
+    @property
+    def sample_pixels(self) -> int:
+        """Luma pixels of the frames that probes see."""
+        return self.sample_frames * self.width * self.height
+
     def taken_whole(self) -> Title:
         """The same title, itself its only sample."""
         return replace(self, ranges=((0, self.num_frames),))

@@ -75,7 +75,12 @@ _MAKING = (
     _setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265."),
     _setting("--net", type=click.Choice(NETS), field="net", help="The network's size."),
     _setting("--base", metavar="ID", field="base", help="Network to start from; see pretrain."),
-    _setting("--steps", type=int, field="fit.steps", help="Steps of the fit. Excludes --minutes."),
+    _setting(
+        "--steps",
+        type=int,
+        field="fit.steps",
+        help="Steps of the fit; more for larger titles by default. Excludes --minutes.",
+    ),
     _setting("--minutes", type=float, field="fit.minutes", help="Time for the fit."),
     _setting(
         "--objective",
