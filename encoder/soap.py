@@ -163,12 +163,19 @@ def _modes(stacked: Tensor) -> list[int]:
 
 def _begin(gradient: Tensor) -> _Moments:
     factors = {mode: _outer(gradient, mode) for mode in _modes(gradient)}
-    # Where the gradient is not finite the loss will tell; an eigenvalue problem would raise.
-    bases = {
-        mode: torch.linalg.eigh(torch.nan_to_num(factor, 0.0, 0.0, 0.0))[1].flip(2).contiguous()
-        for mode, factor in factors.items()
-    }
+    bases = {mode: _eigenvectors(factor) for mode, factor in factors.items()}
     return _Moments(torch.zeros_like(gradient), torch.zeros_like(gradient), factors, bases)
+
+
+def _eigenvectors(factors: Tensor) -> Tensor:
+    """[n, size, size] of as many symmetric matrices, the largest eigenvalue's first.
+
+    In float64: squares of small gradients, next to rows of zeros from dead units, are near enough
+    to float32's least numbers for LAPACK to answer with NaN.
+    """
+    # Where the gradient is not finite the loss will tell; an eigenvalue problem would raise.
+    finite = torch.nan_to_num(factors, 0.0, 0.0, 0.0).double()
+    return torch.linalg.eigh(finite)[1].flip(2).contiguous().to(factors.dtype)
 
 
 def _outer(x: Tensor, mode: int) -> Tensor:
