@@ -64,6 +64,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "tiny-1.5x-444b80e7",
     "tiny-1x-b8fdcd49",
     "light-2x-17c2c1da",
+    "recurrent-2x-68b0a303",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 

@@ -34,6 +34,9 @@ from codecaux.events import Events, Notice, Progress
 __all__ = ["FitTask", "Loop", "Span"]
 
 _WARM_UP_STEPS = 30
+# Of the float phase's rate, for a recurrent net: its errors grow along a run of frames, and a
+# training at a good third of the rate exploded (F39 in docs/experiments.md).
+_RECURRENT_SHARE = 0.25
 _FLOAT_END = 0.05  # the float phase's last rate, as a fraction of its first
 _CHECK_EVERY = 10
 _CHECKPOINT_SECONDS = 20.0
@@ -103,6 +106,8 @@ class Loop:
         is_first = phase in ("float", "gains")
         self._rate = settings.learning_rate if is_first else settings.rounding_learning_rate
         self._rate_end = _FLOAT_END if phase == "float" else 0.0
+        if is_first and task.config.is_recurrent:
+            self._rate *= _RECURRENT_SHARE
         self._rate_scale = 1.0
         self._optimiser = Soap(parameters.latents)
         self._smoothed = math.nan

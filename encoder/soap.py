@@ -175,7 +175,8 @@ def _eigenvectors(factors: Tensor) -> Tensor:
     """
     # Where the gradient is not finite the loss will tell; an eigenvalue problem would raise.
     finite = torch.nan_to_num(factors, 0.0, 0.0, 0.0).double()
-    return torch.linalg.eigh(finite)[1].flip(2).contiguous().to(factors.dtype)
+    vectors: Tensor = torch.linalg.eigh(finite)[1]
+    return vectors.flip(2).contiguous().to(factors.dtype)
 
 
 def _outer(x: Tensor, mode: int) -> Tensor:

@@ -23,12 +23,13 @@ from codecaux.encoder.bank import RUN_FRAMES, BankSettings, PatchBank
 from codecaux.encoder.checkpoint import Checkpoint
 from codecaux.encoder.choices import check_loss
 from codecaux.encoder.cuts import cuts_among, find_cuts
-from codecaux.encoder.fit import FitTask, fit
+from codecaux.encoder.fit import FitTask, fit, stepper
 from codecaux.encoder.goal import make_goal
 from codecaux.encoder.objective import OBJECTIVES, LossTerms
 from codecaux.encoder.pretrain import pretrain
 from codecaux.encoder.pretrain_settings import PretrainSettings
 from codecaux.encoder.settings import FitSettings
+from codecaux.encoder.soap import Soap
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.errors import WeightsBaseError, WeightsFormatError
 from codecaux.events import Progress, drain
@@ -255,6 +256,16 @@ def test_a_fit_learns_in_integers_and_resumes_exactly(
     assert list(again) == list(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(again[name].values, tensor.values)
+
+
+def test_a_recurrent_net_learns_at_a_quarter_of_the_rate(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(Soap, "step", lambda self, rate: rates.append(rate))
+    step = stepper(_task(device), 3000)
+    step(29)  # the warm-up's last; the cosine has hardly begun
+    assert rates == [pytest.approx(SETTINGS.learning_rate / 4, rel=1e-3)]
 
 
 def test_a_title_of_one_frame_is_fitted_too(device: Device, tmp_path: Path) -> None:
