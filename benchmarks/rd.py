@@ -45,6 +45,7 @@ from rd_tables import (
 
 from codecaux.atomic import write_atomic
 from codecaux.device import Device, choose_device
+from codecaux.encoder.objective import OBJECTIVES
 from codecaux.encoder.settings import FitSettings
 from codecaux.errors import CodecauxError, LpipsUnavailableError
 from codecaux.ffmpeg import find_ffmpeg
@@ -84,6 +85,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--net", default="light")
     parser.add_argument("--steps", type=int, help="of a fit")
     parser.add_argument("--minutes", type=float, help="of a fit, instead of steps")
+    parser.add_argument(
+        "--objective", choices=sorted(OBJECTIVES), default=FitSettings().objective, help="of a fit"
+    )
     parser.add_argument(
         "--priced-for", type=float, default=0.0, help="seconds of the title that a fit is for"
     )
@@ -141,7 +145,7 @@ def _settings(options: argparse.Namespace) -> RdSettings:
         preset=options.preset,
         x265_params=options.x265_params,
         net=options.net,
-        fit=FitSettings(steps=options.steps, minutes=options.minutes),
+        fit=FitSettings(steps=options.steps, minutes=options.minutes, objective=options.objective),
         priced_for=options.priced_for,
         anchors=options.anchors,
         lpips_weights=options.lpips_weights,

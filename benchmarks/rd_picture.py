@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rd_points import Point
-from rd_tables import LENGTHS, X265_SIZES, clip_curves, priced_for
+from rd_tables import LENGTHS, X265_SIZES, clip_curves, of_default_objective, priced_for
 
 from codecaux.atomic import write_atomic
 from codecaux.scores import LOWER_IS_BETTER
@@ -33,7 +33,10 @@ _AMORTISED = "10 s"
 
 
 def draw(points: Sequence[Point], output: Path) -> None:
-    """Write a PNG of one clip's ``points``: as they are, and dashed with weights over 10 s."""
+    """Write a PNG of one clip's ``points``: as they are, and dashed with weights over 10 s. Of fits
+    those with the default objective.
+    """
+    points = of_default_objective(points)
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.2, 4.2), dpi=100, layout="constrained")
         panels = figure.subplots(1, len(_PANELS))

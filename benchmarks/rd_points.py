@@ -263,6 +263,7 @@ class Maker:
             "crf": task.crf,
             "settings_hash": _short_hash(identity),
             "priced_for": identity.get("priced_for", 0.0),
+            "objective": identity.get("fit", {}).get("objective", ""),
             "settings": identity,
             "device": self._device.description,
             "ffmpeg": self._tools.ffmpeg.version,

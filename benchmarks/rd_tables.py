@@ -2,8 +2,9 @@
 
 Curves: ``x265`` is the Pareto front of x265 at the source size, ``x265-tuned`` that of x265 with
 the options of our own streams; ``x265 over sizes`` the convex hull of the first and of x265-sizes;
-``anchor``, ``base NET`` and ``fit NET`` the convex hulls of those families over all their scales.
-Each is compared with the three of x265, and these with x265.
+``anchor``, ``base NET``, ``fit NET`` and ``fit NET OBJECTIVE`` (of all but the default one) the
+convex hulls of those families over all their scales. Each is compared with the three of x265, and
+these with x265.
 
 Lengths: ``own`` takes the rates as they are. ``10 s`` and ``60 s`` are the rates had the same
 scene lasted that long with the same weights: a statement about scenes, not about these files. What
@@ -21,6 +22,7 @@ from typing import Any, TypeAlias
 
 from rd_points import BICUBIC_SUFFIX, RD_METRICS, Point
 
+from codecaux.encoder.settings import FitSettings
 from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto
 from codecaux.scores import LOWER_IS_BETTER
 
@@ -35,6 +37,7 @@ __all__ = [
     "current_points",
     "fit_minus_base",
     "markdown",
+    "of_default_objective",
     "priced_for",
     "titles_table",
 ]
@@ -49,6 +52,7 @@ LENGTHS: Mapping[str, str] = {
 X265, X265_TUNED, X265_SIZES = "x265", "x265-tuned", "x265 over sizes"
 REFERENCES = (X265, X265_TUNED, X265_SIZES)
 MEAN = "mean"
+DEFAULT_OBJECTIVE = FitSettings().objective
 PRICED_SECONDS = 10.0
 
 POINT_COLUMNS = (
@@ -58,7 +62,8 @@ POINT_COLUMNS = (
     *RD_METRICS,
     *("tof", "rpf_deviation"),
     *(name + BICUBIC_SUFFIX for name in (*RD_METRICS, "tof", "rpf_deviation")),
-    *("lpips_frames", "upscaler", "base_id", "priced_for", "fit_minutes", "fit_is_resumed"),
+    *("lpips_frames", "upscaler", "base_id", "objective", "priced_for"),
+    *("fit_minutes", "fit_is_resumed"),
     *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
 )
 BD_COLUMNS = (
@@ -70,8 +75,8 @@ BD_COLUMNS = (
 def current_points(points: Iterable[Point]) -> list[Point]:
     """Without those that later points of other settings have replaced, in the tables' order.
 
-    Of one clip, family, net and scale only the settings of the newest point count: a curve is
-    never made of two bases or two lengths of fit.
+    Of one clip, family, net, scale, price and objective only the settings of the newest point
+    count: a curve is never made of two bases or two lengths of fit.
     """
     newest: dict[tuple[Any, ...], Point] = {}
     every = sorted(points, key=lambda point: float(point["made_at"]))
@@ -82,7 +87,13 @@ def current_points(points: Iterable[Point]) -> list[Point]:
 
 
 def _series(point: Point) -> tuple[Any, ...]:
-    return point["clip"], point["family"], point["net"], point["scale"], priced_for(point)
+    keys = ("clip", "family", "net", "scale")
+    return *(point[key] for key in keys), priced_for(point), objective(point)
+
+
+def objective(point: Point) -> str:
+    """A fit's; "" for what is no fit."""
+    return str(point.get("settings", {}).get("fit", {}).get("objective", ""))
 
 
 def priced_for(point: Point) -> float:
@@ -90,13 +101,21 @@ def priced_for(point: Point) -> float:
     return float(point.get("settings", {}).get("priced_for", 0.0))
 
 
+def of_default_objective(points: Sequence[Point]) -> list[Point]:
+    """Without the fits of other objectives."""
+    return [p for p in points if objective(p) in ("", DEFAULT_OBJECTIVE)]
+
+
 def _of_length(points: Sequence[Point], length: str) -> list[Point]:
-    """Without the fits that were priced for another length, where there are others."""
+    """Without the fits that were priced for another length, where their objective has others."""
     wanted = 0.0 if length == "own" else PRICED_SECONDS
-    kept = [p for p in points if p["family"] != "fit" or priced_for(p) == wanted]
-    if wanted and not any(p["family"] == "fit" for p in kept):
-        return _of_length(points, "own")
-    return kept
+    fits = [p for p in points if p["family"] == "fit"]
+    priced = {objective(p) for p in fits if priced_for(p) == wanted}
+    return [
+        p
+        for p in points
+        if p["family"] != "fit" or priced_for(p) == (wanted if objective(p) in priced else 0.0)
+    ]
 
 
 # ----------------------------------------------------------------------------------------- curves
@@ -122,7 +141,8 @@ def clip_curves(points: Sequence[Point], metric: str, length: str) -> dict[str, 
 
 
 def _curve_name(point: Point) -> str:
-    return f"{point['family']} {point['net']}".strip()
+    own = objective(point) if objective(point) != DEFAULT_OBJECTIVE else ""
+    return " ".join(filter(None, (point["family"], point["net"], own)))
 
 
 def _rd_point(point: Point, metric: str, length: str) -> RdPoint:
@@ -212,6 +232,7 @@ class _Gain:
     net: str
     scale: str
     crf: float
+    objective: str
     priced_for: float
     vmaf_v1_gain: float | None
     lpips_gain_percent: float | None
@@ -234,6 +255,7 @@ def fit_minus_base(points: Sequence[Point]) -> list[Row]:
             continue
         gain = _Gain(
             **{key: fit[key] for key in ("clip", "split", "net", "scale", "crf")},
+            objective=objective(fit) or DEFAULT_OBJECTIVE,
             priced_for=priced_for(fit),
             vmaf_v1_gain=_difference(fit["vmaf_v1"], base["vmaf_v1"]),
             lpips_gain_percent=_per_cent(fit["lpips"], base["lpips"]),
@@ -275,8 +297,8 @@ def markdown(bd_rows: Sequence[Row], gains: Sequence[Row]) -> str:
     if not gains:
         return "\n".join(lines)
     lines += ["", "What fitting gains over its base, at the same stream:", ""]
-    heads = ["clip", "net", "scale", "CRF", "priced for", "VMAF v1", "LPIPS", "fit", "weights"]
-    lines += _table_head(heads)
+    heads = ["clip", "net", "scale", "CRF", "objective", "priced for", "VMAF v1", "LPIPS", "fit"]
+    lines += _table_head([*heads, "weights"])
     return "\n".join(lines + [_gain_line(row) for row in gains])
 
 
@@ -299,7 +321,7 @@ def _bd_cell(row: Row | None, whole: int) -> str:
 
 def _gain_line(row: Row) -> str:
     v1, lpips = row["vmaf_v1_gain"], row["lpips_gain_percent"]
-    cells = [row["clip"], row["net"], row["scale"], f"{row['crf']:g}"]
+    cells = [row["clip"], row["net"], row["scale"], f"{row['crf']:g}", row["objective"]]
     cells += [f"{row['priced_for']:g} s" if row["priced_for"] else "itself"]
     cells += ["-" if v1 is None else f"{v1:+.2f}", "-" if lpips is None else f"{lpips:+.1f} %"]
     least = "at least " if row["fit_is_resumed"] else ""
@@ -308,11 +330,12 @@ def _gain_line(row: Row) -> str:
 
 
 def titles_table(points: Sequence[Point], scale: str, crf: float) -> str:
-    """Fits at one scale and CRF, as they are: bicubic -> enhanced, and the mean gains."""
-    fits = [p for p in points if p["family"] == "fit" and not priced_for(p)]
-    fits = [
-        p for p in fits if (p["scale"], p["crf"]) == (scale, crf) and p.get("psnr_y_db_bicubic")
-    ]
+    """Fits of the default objective at one scale and CRF, as they are: bicubic -> enhanced, and the
+    mean gains.
+    """
+    fits = [p for p in points if p["family"] == "fit" and (p["scale"], p["crf"]) == (scale, crf)]
+    fits = [p for p in fits if not priced_for(p) and p.get("psnr_y_db_bicubic")]
+    fits = of_default_objective(fits)
     metrics = (*RD_METRICS, "tof")
     lines = _table_head(["title", "stream", "weights", *metrics])
     for fit in fits:

@@ -362,6 +362,30 @@ def test_each_length_takes_the_fits_priced_for_it(tables: Any) -> None:
     assert all(row["bd_rate_percent"] == pytest.approx(-10) for row in rows)
 
 
+def test_an_objective_has_a_curve_of_its_own(tables: Any) -> None:
+    def of(name: str, factor: float, **others: Any) -> list[Any]:
+        settings = {"fit": {"objective": name}} | others
+        return _curve("fit", factor, weights_bytes=500, settings=settings)
+
+    fits = of("balanced", 0.9) + of("balanced", 0.7, priced_for=10.0) + of("fidelity", 0.8)
+    kept = tables.current_points(_curve("base", 1.0) + fits)
+    assert len(kept) == 12  # none replaces another
+    found = {
+        (row["curve"], row["length"]): row["bd_rate_percent"]
+        for row in tables.bd_table(_curve("x265", 1.0) + kept)
+        if (row["clip"], row["metric"]) == ("a", "vmaf_v1") and row["length"] != "60 s"
+    }
+    assert found == {
+        ("base light", "own"): pytest.approx(0, abs=1e-9),
+        ("fit light", "own"): pytest.approx(-10),
+        ("fit light", "10 s"): pytest.approx(-30),
+        ("fit light fidelity", "own"): pytest.approx(-20),
+        ("fit light fidelity", "10 s"): pytest.approx(-20),
+    }
+    gains = tables.fit_minus_base(kept)
+    assert {row["objective"] for row in gains} == {"balanced", "fidelity"}
+
+
 def test_a_run_goes_on_where_it_was(
     run: Callable[..., list[str]], make_clip: MakeClip, tmp_path: Path
 ) -> None:
