@@ -65,6 +65,7 @@ SHIPPED_BASE_IDS: tuple[str, ...] = (
     "tiny-1x-b8fdcd49",
     "light-2x-17c2c1da",
     "recurrent-2x-68b0a303",
+    "light-1x-32bd10eb",
 )
 BASES_VARIABLE = "CODECAUX_BASES"
 
