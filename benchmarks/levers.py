@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from common import write_results
-from rd_points import Maker, Point, RdSettings
+from rd_cache import Point
+from rd_points import Maker, RdSettings
 
 from codecaux.device import choose_device
 from codecaux.encoder.settings import FitSettings

@@ -6,9 +6,10 @@
 Six families of points (see rd_points.py): x265 at the source size, as it comes and with our own
 streams' options; x265 at other sizes, shown through swscale; the SR-UNet authors' released
 networks; our base network; our network fitted to the clip. Each point is cached as a file in
---work, so that an interrupted run goes on where it was and a finer grid costs only what is new. At
-the end of every run, and alone with --assemble, all cached points become -o's .tsv, .json and
--bd.tsv and a picture for each clip.
+--work, so that an interrupted run goes on where it was and a finer grid costs only what is new;
+--known takes the points of an earlier table, which may be another machine's. At the end of every
+run, and alone with --assemble, all cached points become -o's .tsv, .json and -bd.tsv and a picture
+for each clip.
 
 A failed point is reported and left out; the exit status is then 1.
 """
@@ -29,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
+from rd_cache import Point, read_points, restore_points
 from rd_picture import draw
-from rd_points import FAMILIES, RD_METRICS, Maker, Point, RdSettings, Task, read_points
+from rd_points import FAMILIES, RD_METRICS, Maker, RdSettings, Task
 from rd_tables import (
     BD_COLUMNS,
     LENGTHS,
@@ -65,6 +67,8 @@ _DEFAULT_POINTS = {
 def main() -> int:
     options = _parse()
     failures: list[str] = []
+    if options.known is not None:
+        print(f"{restore_points(options.known, options.work)} points taken from {options.known}")
     if not options.assemble:
         failures = _run(options)
     _assemble(options, failures)
@@ -99,6 +103,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="of x265 and of VMAF")
     parser.add_argument("--work", type=Path, default=Path("build/rd"))
+    parser.add_argument("--known", type=Path, help="rd.py's JSON: its points need not be made")
     parser.add_argument("--assemble", action="store_true", help="make no points")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix")
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from rd_points import Point
+from rd_cache import Point
 from rd_tables import LENGTHS, X265_SIZES, clip_curves, of_default_objective, priced_for
 
 from codecaux.atomic import write_atomic

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from anchors import ANCHOR_FILES, anchor_digest, load_anchor
+from rd_cache import Point, point_path, scale_text, short_hash, write_point
 from rd_streams import (
     UPSCALE_REVISION,
     SizedGeometry,
@@ -35,7 +36,6 @@ from rd_streams import (
 
 from codecaux import __version__
 from codecaux.architecture import net_config
-from codecaux.atomic import write_atomic
 from codecaux.bases import default_base_id, get_base
 from codecaux.decoder.enhance import Enhancer
 from codecaux.decoder.sets import FloatSet
@@ -58,10 +58,8 @@ __all__ = [
     "FAMILIES",
     "RD_METRICS",
     "Maker",
-    "Point",
     "RdSettings",
     "Task",
-    "read_points",
 ]
 
 FAMILIES = ("x265", "x265-tuned", "x265-sizes", "anchor", "base", "fit")
@@ -72,8 +70,6 @@ KERNELS = ("bicubic", "lanczos")
 _PLAIN, _ENHANCED = "bicubic", "enhanced"
 _STEADINESS = ("tof", "rpf_deviation")
 BICUBIC_SUFFIX = "_bicubic"
-
-Point: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -133,16 +129,6 @@ class Task:
         return kind, self.scale, self.crf
 
 
-def read_points(work: Path) -> list[Point]:
-    """Every point cached in the work folder ``work``, in no order."""
-    files = _cache(work).glob("*.json")
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
-
-
-def _cache(work: Path) -> Path:
-    return work / "points"
-
-
 class Maker:
     """Makes and caches the points of one clip."""
 
@@ -153,7 +139,6 @@ class Maker:
         self._settings, self._tools, self._device = settings, tools, device
         self._digest = hashlib.sha256(clip.read_bytes()).hexdigest()[:12]
         self._folder = settings.work / clip.stem
-        self._cache = _cache(settings.work)
         self._prepared: PreparedSource | None = None
 
     # ----------------------------------------------------------------------------------- planning
@@ -217,9 +202,10 @@ class Maker:
     def path(self, task: Task) -> Path:
         """Of the cached point: clip, family, scale, CRF, net and a hash of the settings."""
         identity = self.identity(task)
-        net = identity.get("net", "none")
-        name = f"{self._clip.stem}.{task.family}.{_scale_text(task.scale)}x.crf{task.crf:g}.{net}"
-        return self._cache / f"{name}.{_short_hash(identity)}.json"
+        net, digest = identity.get("net", ""), short_hash(identity)
+        return point_path(
+            self._settings.work, self._clip.stem, task.family, task.scale, task.crf, net, digest
+        )
 
     def _fit_settings(self) -> FitSettings:
         fit = self._settings.fit
@@ -243,8 +229,7 @@ class Maker:
         seconds = (time.monotonic() - started) / len(parts)
         for task, part in parts.items():
             point = self._point(task) | part | {"making_seconds": seconds, "made_at": time.time()}
-            self._cache.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path(task), json.dumps(point, indent=1).encode() + b"\n")
+            write_point(self.path(task), point)
 
     def _source(self) -> PreparedSource:
         if self._prepared is None:
@@ -261,7 +246,7 @@ class Maker:
             "net": identity.get("net", ""),
             "scale": str(task.scale),
             "crf": task.crf,
-            "settings_hash": _short_hash(identity),
+            "settings_hash": short_hash(identity),
             "priced_for": identity.get("priced_for", 0.0),
             "objective": identity.get("fit", {}).get("objective", ""),
             "settings": identity,
@@ -276,7 +261,7 @@ class Maker:
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
         if not task.is_plain:
             identity |= {"downscale": s.downscale, "tuning": list(TUNINGS[s.tuning])}
-        name = f"{kind}-{_scale_text(task.scale)}x-crf{task.crf:g}-{_short_hash(identity)}.mp4"
+        name = f"{kind}-{scale_text(task.scale)}x-crf{task.crf:g}-{short_hash(identity)}.mp4"
         return self._folder / name
 
     def _sized(self, task: Task) -> Point:
@@ -389,15 +374,6 @@ class Maker:
     ) -> dict[str, Scores]:
         source = self._source()
         return drain(measure(source.path, versions, names, self._tools, format=source.info.format))
-
-
-def _scale_text(scale: Fraction) -> str:
-    """For a file name."""
-    return str(scale).replace("/", "_")
-
-
-def _short_hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _rated(rate: Rate) -> Point:

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from rd_points import BICUBIC_SUFFIX, RD_METRICS, Point
+from rd_cache import Point
+from rd_points import BICUBIC_SUFFIX, RD_METRICS
 
 from codecaux.encoder.settings import FitSettings
 from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto
