@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from rd_cache import Point, read_points, restore_points
+from rd_cache import Point, read_points, read_tunings, restore_points
 from rd_picture import draw
 from rd_points import FAMILIES, RD_METRICS, Maker, RdSettings, Task
 from rd_tables import (
@@ -229,6 +229,7 @@ def _assemble(options: argparse.Namespace, failures: Sequence[str]) -> None:
         "benchmark": "rd",
         "machine": machine() | {name: metadata.version(name) for name in ("bjontegaard", "numpy")},
         "min_overlap": MIN_OVERLAP,
+        "tunings": read_tunings(options.work),
         "points": points,
         "hulls": {clip: _hulls(its) for clip, its in by_clip.items()},
         "bd_rates": bd_rows,

@@ -25,7 +25,15 @@ from typing import Any
 
 import torch
 from anchors import ANCHOR_FILES, anchor_digest, load_anchor
-from rd_cache import Point, point_path, scale_text, short_hash, write_point
+from rd_cache import (
+    Point,
+    known_tuning,
+    point_path,
+    scale_text,
+    short_hash,
+    write_point,
+    write_tuning,
+)
 from rd_streams import (
     UPSCALE_REVISION,
     SizedGeometry,
@@ -44,7 +52,8 @@ from codecaux.encoder.encode import encode
 from codecaux.encoder.headstart import HeadStart
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.settings import DEFAULT_STEPS, EncodeSettings, FitSettings
-from codecaux.encoder.stream import TUNINGS, StreamSettings
+from codecaux.encoder.stream import AUTO_TUNING, StreamSettings
+from codecaux.encoder.tuning import Viewer, choose_tuning
 from codecaux.events import drain
 from codecaux.frames import read_frames
 from codecaux.measure import measure
@@ -87,7 +96,7 @@ class RdSettings:
     preset: str = "medium"
     x265_params: tuple[tuple[str, str], ...] = ()
     downscale: str = StreamSettings(crf=0).downscale
-    tuning: str = StreamSettings(crf=0).tuning
+    tuning: str = AUTO_TUNING
     net: str = "light"
     fit: FitSettings = field(default_factory=FitSettings)
     priced_for: float = 0.0
@@ -97,14 +106,17 @@ class RdSettings:
     threads: int = 0
 
     def stream(self, task: Task) -> StreamSettings:
-        """x265 itself is shown as it comes; the streams of the others are made for a network."""
+        """x265 itself is shown as it comes; the streams of the others are made for a network, and
+        what x265 gains by that alone is shown with one tuning throughout.
+        """
+        fixed = {"x265": "none", "x265-sizes": "none", "x265-tuned": "network"}
         return StreamSettings(
             crf=task.crf,
             preset=self.preset,
             scale=Fraction(1) if task.family == "x265-sizes" else task.scale,
             x265_params=self.x265_params,
             downscale=self.downscale,
-            tuning="none" if task.is_plain else self.tuning,
+            tuning=fixed.get(task.family, self.tuning),
             threads=self.threads,
         )
 
@@ -180,7 +192,8 @@ class Maker:
             "lpips_frames": s.lpips_frames,
         }
         if not task.is_plain:
-            result |= {"downscale": s.downscale, "tuning": list(map(list, TUNINGS[s.tuning]))}
+            tuned = self._stream(task).tuned_params
+            result |= {"downscale": s.downscale, "tuning": list(map(list, tuned))}
         if self._tools.lpips is None:
             result |= {"lpips_frames": 0}
         if task.family == "x265-sizes":
@@ -256,11 +269,31 @@ class Maker:
             "codecaux": __version__,
         }
 
+    def _stream(self, task: Task) -> StreamSettings:
+        """With the tuning that the encoder chooses for the clip at this scale and CRF."""
+        s, settings = self._settings, self._settings.stream(task)
+        if settings.tuning != AUTO_TUNING:
+            return settings
+        config = net_config(s.net, task.scale)
+        base_id = default_base_id(config)
+        asked = asdict(settings) | {"clip": self._clip.stem, "clip_sha256": self._digest}
+        asked |= {"scale": str(task.scale), "base_id": base_id}
+        asked |= {"dtype": str(self._device.compute_dtype), "threads": 0}
+        tuning = known_tuning(s.work, asked)
+        if tuning is None:
+            viewer = Viewer(config, base_id, self._device)
+            folder = self._folder / "tuning"
+            events = choose_tuning(self._source(), settings, viewer, self._tools, folder)
+            tuning = drain(events)
+            write_tuning(s.work, asked, tuning)
+        return replace(settings, tuning=tuning)
+
     def _stream_path(self, kind: str, task: Task) -> Path:
         s = self._settings
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
         if not task.is_plain:
-            identity |= {"downscale": s.downscale, "tuning": list(TUNINGS[s.tuning])}
+            tuned = self._stream(task).tuned_params
+            identity |= {"downscale": s.downscale, "tuning": list(tuned)}
         name = f"{kind}-{scale_text(task.scale)}x-crf{task.crf:g}-{short_hash(identity)}.mp4"
         return self._folder / name
 
@@ -270,7 +303,7 @@ class Maker:
         geometry = SizedGeometry(layout.width, layout.height, task.scale)
         stream = make_sized_stream(
             source,
-            self._settings.stream(task),
+            self._stream(task),
             geometry,
             self._stream_path("sized", task),
             self._tools.ffmpeg,
@@ -293,7 +326,7 @@ class Maker:
         source, first = self._source(), group[0]
         stream = make_stream(
             source,
-            self._settings.stream(first),
+            self._stream(first),
             self._stream_path("stream", first),
             self._tools.ffmpeg,
         )
@@ -341,7 +374,7 @@ class Maker:
             input=str(self._clip),
             output=folder / "title.mp4",
             weights=folder / "title.weights",
-            stream=self._settings.stream(task),
+            stream=self._stream(task),
             net=self._settings.net,
             fit=self._fit_settings(),
             device="cuda" if self._device.is_cuda else "cpu",

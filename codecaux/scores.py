@@ -56,6 +56,7 @@ __all__ = [
     "psnr_db",
 ]
 
+_FFMPEG_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "ssim")
 _PICTURE_METRICS = ("vmaf_v1", "vmaf_v061", "vmaf_v061_neg", "lpips", "psnr_y_db", "ssim")
 METRICS = (*_PICTURE_METRICS, *TEMPORAL_METRICS)
 LOWER_IS_BETTER = frozenset({"lpips", *TEMPORAL_METRICS})
@@ -159,7 +160,8 @@ def psnr_db(reference: SampleArray, distorted: SampleArray, peak: int) -> float:
 @dataclass(frozen=True)
 class ScoreTools:
     """What scoring needs. ``lpips`` or ``flow`` (see codecaux.temporal.find_flow) None: LPIPS or
-    tOF is left out. ``threads``, of libvmaf, None: all cores.
+    tOF is left out. ``threads``, of libvmaf, None: all cores. ``only``: the metrics of ffmpeg's
+    (VMAF and SSIM) that are wanted, None: all.
     """
 
     ffmpeg: Ffmpeg
@@ -168,6 +170,7 @@ class ScoreTools:
     lpips_max_frames: int = LPIPS_MAX_FRAMES
     tof_max_pairs: int = TOF_MAX_PAIRS
     threads: int | None = None
+    only: frozenset[str] | None = None
 
 
 class Scorer:
@@ -203,6 +206,7 @@ class Scorer:
         self._format = format
         self._names = tuple(names)
         self._missing = missing_reasons(format) | _lpips_missing(format, tools.lpips)
+        self._missing |= _unwanted(tools.only)
         self._lpips = tools.lpips if "lpips" not in self._missing else None
         self._sampling = EvenSampling(tools.lpips_max_frames, num_frames_hint)
         self._temporal = TemporalScores(
@@ -312,6 +316,12 @@ class Scorer:
             missing=missing,
             steps=steps,
         )
+
+
+def _unwanted(only: frozenset[str] | None) -> dict[str, str]:
+    if only is None:
+        return {}
+    return {metric: "was not asked for" for metric in _FFMPEG_METRICS if metric not in only}
 
 
 def _lpips_missing(format: VideoFormat, lpips: Lpips | None) -> dict[str, str]:

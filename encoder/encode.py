@@ -1,6 +1,6 @@
 """The main job: one source in, a stream and its weights out, verified through the player's path.
 
-    prepare -> stream -> patches -> fit -> score -> finish
+    prepare -> tuning -> stream -> patches -> fit -> score -> finish
 
 Every stage leaves a whole file in the work folder, so that a killed encode goes on where it was.
 """
@@ -35,8 +35,9 @@ from codecaux.encoder.prepare import PreparedSource, prepare
 from codecaux.encoder.price import check_settings, measure_price
 from codecaux.encoder.scenes import Scene, find_scenes, keyframe_indices
 from codecaux.encoder.settings import EncodeSettings, changed_settings, default_steps
-from codecaux.encoder.stream import coded_colour, encode_stream
+from codecaux.encoder.stream import AUTO_TUNING, StreamSettings, coded_colour, encode_stream
 from codecaux.encoder.title_scores import TitleParts, score_title, title_runs, with_fusion
+from codecaux.encoder.tuning import Viewer, choose_tuning
 from codecaux.encoder.warm_up import ready_critic
 from codecaux.encoder.workdir import WorkDir, held, open_work_dir
 from codecaux.encoder.x265 import check_parameters
@@ -99,6 +100,7 @@ def _run(job: _Job) -> Events[EncodeResult]:
     settings, clock = job.settings, _Clock()
     try:
         source = yield from clock.watch(job.prepare())
+        job = yield from clock.watch(job.tuned(source))
         yield from clock.watch(job.stream(source))
     except CodecauxError:
         # A refused source leaves nothing to go on with, and must not look like an interrupted one.
@@ -148,6 +150,14 @@ class _Job:
     device: Device
     work: WorkDir
     head: HeadStart
+    tuning: str = AUTO_TUNING
+
+    @property
+    def _stream_settings(self) -> StreamSettings:
+        """With the tuning that was chosen. The settings stay as they were given: what is not the
+        default is recorded in the weights, and every byte of that is paid for.
+        """
+        return replace(self.settings.stream, tuning=self.tuning)
 
     @property
     def _config(self) -> SrUnetConfig:
@@ -167,6 +177,16 @@ class _Job:
         self.work.bind(source.fingerprint)
         return source
 
+    def tuned(self, source: PreparedSource) -> Events[_Job]:
+        """This job with its stream's tuning; what was chosen before an interruption stays."""
+        name = self.work.tuning
+        if name is None:
+            viewer = Viewer(self._config, self._base_id, self.device)
+            tools, folder = ScoreTools(self.ffmpeg), self.work.tuning_folder
+            name = yield from choose_tuning(source, self.settings.stream, viewer, tools, folder)
+            self.work.keep_tuning(name)
+        return replace(self, tuning=name)
+
     def stream(self, source: PreparedSource) -> Events[None]:
         if self.work.stream.exists():
             yield StageStarted("stream", source.num_frames)
@@ -174,7 +194,7 @@ class _Job:
             return
         yield from encode_stream(
             source,
-            self.settings.stream,
+            self._stream_settings,
             self.work.stream,
             self.ffmpeg,
             takes_pictures=self.head.takes_pictures,
@@ -204,7 +224,9 @@ class _Job:
         self.head.watch(task)
         # Before the price, which is judged by it.
         yield from ready_critic(task, self.work.checkpoint)
-        price = yield from measure_price(source, self.settings.stream, task, self.work.price_folder)
+        price = yield from measure_price(
+            source, self._stream_settings, task, self.work.price_folder
+        )
         per_byte = price.per_byte(self.work.stream.stat().st_size) / self.head.times_longer
         task = replace(task, price=per_byte)
         size = source.info.format
@@ -280,7 +302,7 @@ class _Job:
         self, source: PreparedSource, fitted: FitResult, resets: tuple[int, ...]
     ) -> WeightsFile:
         size = source.info.format
-        stream = self.settings.stream
+        stream = self._stream_settings
         metadata = WeightsMetadata(
             architecture=self._config,
             source_width=size.width,

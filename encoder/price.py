@@ -30,7 +30,7 @@ from codecaux.ffmpeg import find_ffmpeg
 from codecaux.frames import read_frames
 from codecaux.video import Geometry
 
-__all__ = ["CHECK_PATCHES", "Price", "check_settings", "measure_price"]
+__all__ = ["CHECK_PATCHES", "Price", "check_settings", "measure_price", "middle"]
 
 CHECK_PATCHES = 64
 # So that each scene has some of its own; at most 70 MB of them (8 bit; with
@@ -65,7 +65,7 @@ def measure_price(
     source: PreparedSource, settings: StreamSettings, task: FitTask, folder: Path
 ) -> Events[Price]:
     """Code an excerpt of ``source`` twice into ``folder`` and compare; the files are removed."""
-    excerpt = _middle(source)
+    excerpt = middle(source)
     other = settings.crf + (_CRF_STEP if settings.crf + _CRF_STEP <= _MAX_CRF else -_CRF_STEP)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     folder.mkdir(parents=True)
@@ -85,8 +85,11 @@ def measure_price(
     return Price(slope)
 
 
-def _middle(source: PreparedSource) -> PreparedSource:
-    count = min(source.num_frames, _EXCERPT_FRAMES)
+def middle(source: PreparedSource, most: int = _EXCERPT_FRAMES) -> PreparedSource:
+    """The excerpt of ``source`` that stands for it where something is tried out: at most so many
+    frames.
+    """
+    count = min(source.num_frames, most)
     return source.excerpt(min((source.num_frames - count) // 2, _MAX_FIRST_FRAME), count)
 
 

@@ -36,7 +36,7 @@ from codecaux.encoder.corpus import PHOTO_SIZE, Item, camera_move, read_rgb
 from codecaux.encoder.cuts import find_cuts
 from codecaux.encoder.prepare import PreparedSource, SourceOptions, prepare
 from codecaux.encoder.scan import fingerprint
-from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
+from codecaux.encoder.stream import StreamSettings, encode_stream
 from codecaux.errors import CodecauxError, InputError
 from codecaux.events import Events, Notice, Progress, drain
 from codecaux.ffmpeg import find_ffmpeg
@@ -82,7 +82,7 @@ class ShardSettings:
         """Where shards of exactly these settings lie."""
         stream = StreamSettings(0.0)
         own = [self.crf, self.preset, self.seed, self.patches, self.video_patches]
-        made_with = [str(v) for v in (*own, stream.downscale, TUNINGS[stream.tuning])]
+        made_with = [str(v) for v in (*own, stream.downscale, stream.tuned_params)]
         if self.around:
             made_with += [str(self.around), str(self.coded_around)]
         made_with += [f"run {self.run}"] if self.run > 1 else []

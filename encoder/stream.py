@@ -34,6 +34,7 @@ from codecaux.frames import decode_pictures
 from codecaux.video import Colour, Geometry
 
 __all__ = [
+    "AUTO_TUNING",
     "CONTAINERS",
     "DOWNSCALERS",
     "PRESETS",
@@ -60,7 +61,8 @@ PRESETS = (
     "placebo",
 )
 # What suits a stream that a network finishes, measured (docs/experiments.md): less of the texture
-# that x265 invents for eyes, bits spread more evenly. Parameters that a user gives come after.
+# that x265 invents for eyes, bits spread more evenly, and finer chroma where a title is worth it
+# (codecaux.encoder.tuning). Parameters that a user gives come after.
 TUNINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "network": (
         ("psy-rd", "1"),
@@ -68,8 +70,14 @@ TUNINGS: dict[str, tuple[tuple[str, str], ...]] = {
         ("cbqpoffs", "-4"),
         ("crqpoffs", "-4"),
     ),
+    "luma": (
+        ("psy-rd", "1"),
+        ("aq-strength", "0.5"),
+    ),
     "none": (),
 }
+# "network" or "luma", as the title wants it; where nobody chose, "network".
+AUTO_TUNING = "auto"
 # swscale's names.
 DOWNSCALERS = ("bicubic", "lanczos", "area", "spline", "bilinear", "gauss", "sinc")
 
@@ -86,8 +94,9 @@ class StreamSettings:
     """How the stream is coded.
 
     ``crf`` 0..51 (x265's constant rate factor), ``scale`` source size / coded size,
-    ``downscale`` one of DOWNSCALERS, ``tuning`` one of TUNINGS, ``keyint`` the most frames between
-    random access points (None: x265's 250), ``threads`` x265's pool (0: all cores, same result).
+    ``downscale`` one of DOWNSCALERS, ``tuning`` one of TUNINGS or "auto" (an encode chooses:
+    :func:`codecaux.encoder.tuning.choose_tuning`), ``keyint`` the most frames between random access
+    points (None: x265's 250), ``threads`` x265's pool (0: all cores, same result).
     Raises UsageError otherwise.
     """
 
@@ -96,7 +105,7 @@ class StreamSettings:
     scale: Fraction = Fraction(2)
     x265_params: tuple[tuple[str, str], ...] = ()
     downscale: str = "lanczos"
-    tuning: str = "network"
+    tuning: str = AUTO_TUNING
     keyint: int | None = None
     threads: int = 0
 
@@ -105,13 +114,18 @@ class StreamSettings:
             raise UsageError(f"expected a CRF of 0 to 51, got {self.crf}")
         _check_choice("preset", self.preset, PRESETS)
         _check_choice("down-scaler", self.downscale, DOWNSCALERS)
-        _check_choice("tuning", self.tuning, tuple(TUNINGS))
+        _check_choice("tuning", self.tuning, (AUTO_TUNING, *TUNINGS))
         if self.keyint is not None and self.keyint < 1:
             raise UsageError(f"expected a keyint of at least 1, got {self.keyint}")
         if self.threads < 0:
             raise UsageError(f"expected 0 or more threads, got {self.threads}")
         for name, value in self.x265_params:
             check_parameter(name, value)
+
+    @property
+    def tuned_params(self) -> tuple[tuple[str, str], ...]:
+        """x265's parameters of the tuning."""
+        return TUNINGS["network" if self.tuning == AUTO_TUNING else self.tuning]
 
 
 @dataclass(frozen=True)
@@ -283,7 +297,7 @@ def _video_options(source: PreparedSource, settings: StreamSettings) -> dict[str
         parameters["pools"] = str(settings.threads)
     if settings.keyint is not None:
         parameters["keyint"] = str(settings.keyint)
-    parameters |= dict((*TUNINGS[settings.tuning], *settings.x265_params))
+    parameters |= dict((*settings.tuned_params, *settings.x265_params))
     return {
         "c:v": "libx265",
         "crf": f"{settings.crf:g}",

@@ -54,6 +54,11 @@ class WorkDir:
         return self.path / "price"
 
     @property
+    def tuning_folder(self) -> Path:
+        """For the excerpts that :mod:`codecaux.encoder.tuning` codes and removes."""
+        return self.path / "tuning"
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """Where the fit goes on from."""
         return Checkpoint(self.path / "fit.safetensors")
@@ -87,6 +92,17 @@ class WorkDir:
         known = record.setdefault("lpips", sha256)
         if known != sha256:
             raise UsageError(_other_lpips(self.path, str(known) if known else None, sha256))
+        write_atomic(self._identity, _to_bytes(record))
+
+    @property
+    def tuning(self) -> str | None:
+        """What was chosen for the stream, once it was."""
+        known = _read(self._identity).get("tuning")
+        return known if isinstance(known, str) else None
+
+    def keep_tuning(self, name: str) -> None:
+        """Go on with this tuning, whenever the encode is resumed."""
+        record = _read(self._identity) | {"tuning": name}
         write_atomic(self._identity, _to_bytes(record))
 
     def remove(self) -> None:

@@ -52,6 +52,7 @@ from codecaux.ladders.sharing import share_weights
 from codecaux.ladders.soundtrack import PicturesSpan, fallback_rung, sound_of
 from codecaux.ladders.thumbnails import Thumbnails, make_thumbnails
 from codecaux.ladders.titles import Title, sample_in_use, whole_source
+from codecaux.ladders.tuning import tuned
 from codecaux.probe import probe as describe
 
 __all__ = ["Ladder", "Plan", "make_ladder", "plan_ladder"]
@@ -254,7 +255,6 @@ class _Job:
         prober = yield from open_prober(source, self.settings, sampling, cache)
         title, segment = prober.title, self.wanted.segment_seconds
         self.work.bind(title.content, prober.lpips())
-        settings = on_the_grid(self.settings, title.fps, segment)
         if title.num_frames <= segment_frames(title.fps, segment):
             raise InputError(
                 f"expected a title longer than one segment of {float(segment):g} s, got "
@@ -265,7 +265,8 @@ class _Job:
                 "expected a standard dynamic range for an H.264 fallback, got PQ or HLG; leave "
                 "--h264 out, or make a ladder of a tone-mapped master"
             )
-        return replace(prober, settings=settings)
+        prober = yield from tuned(prober)
+        return replace(prober, settings=on_the_grid(prober.settings, title.fps, segment))
 
     def make(self, prober: Prober, plan: Plan) -> Events[Ladder]:
         """Everything after the choice of rungs."""

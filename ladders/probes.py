@@ -29,7 +29,7 @@ from codecaux.encoder.encode import EncodeResult, encode
 from codecaux.encoder.headstart import HeadStart, weights_to_start_from
 from codecaux.encoder.objective import objective_by_name
 from codecaux.encoder.settings import EncodeSettings, FitSettings, default_steps
-from codecaux.encoder.stream import TUNINGS, StreamSettings, encode_stream
+from codecaux.encoder.stream import AUTO_TUNING, StreamSettings, encode_stream
 from codecaux.errors import LpipsUnavailableError
 from codecaux.events import Events
 from codecaux.ffmpeg import Ffmpeg, find_ffmpeg
@@ -45,7 +45,14 @@ from codecaux.rate import total_rate
 from codecaux.scores import ScoreTools
 from codecaux.video import Frame, cropped
 
-__all__ = ["WARM_SHARE", "Probe", "Prober", "settings_from_json", "settings_to_json"]
+__all__ = [
+    "WARM_SHARE",
+    "Probe",
+    "Prober",
+    "settings_from_json",
+    "settings_to_json",
+    "stream_identity",
+]
 
 # Raised whenever the same settings begin to give other numbers.
 _REVISION = 1
@@ -111,7 +118,7 @@ class Prober:
             "title": self.title.identity(),
             "family": probe.family,
             "crf": float(probe.crf),
-            "stream": _stream_identity(self._stream(probe)),
+            "stream": stream_identity(self._stream(probe)),
             "codecaux": __version__,
             "ffmpeg": self.ffmpeg.version,
             "lpips": self._lpips_identity("alex"),
@@ -326,11 +333,13 @@ def _lpips_sha256(net: str, explicit: Path | None, named: str | None) -> str | N
     return lpips_sha256(net, explicit=explicit)
 
 
-def _stream_identity(stream: StreamSettings) -> dict[str, Any]:
+def stream_identity(stream: StreamSettings) -> dict[str, Any]:
+    """All of ``stream`` that its bytes depend on, as JSON values."""
     record = _jsonable(asdict(stream))
     # The pool's size changes no bit, and of a tuning only what it stands for counts.
     del record["threads"]
-    record["tuning"] = [list(pair) for pair in TUNINGS[stream.tuning]]
+    if stream.tuning != AUTO_TUNING:
+        record["tuning"] = [list(pair) for pair in stream.tuned_params]
     assert isinstance(record, dict)
     return record
 

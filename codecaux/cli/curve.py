@@ -75,6 +75,7 @@ def curve(json_output: bool, quiet: bool, **options: Any) -> None:
     from codecaux.ladders.curve import make_curve, open_prober
     from codecaux.ladders.jobs import check_jobs
     from codecaux.ladders.reports import curve_fields
+    from codecaux.ladders.tuning import tuned
 
     sampling = sampling_settings(options)
     check_jobs(wanted.jobs)
@@ -83,6 +84,7 @@ def curve(json_output: bool, quiet: bool, **options: Any) -> None:
         open_cache(no_cache=options["no_cache"]) as cache,
     ):
         prober = follow(open_prober(settings.input, settings, sampling, cache), renderer)
+        prober = follow(tuned(prober), renderer)
         found = follow(make_curve(prober, wanted), renderer)
         fields = curve_fields(found, prober)
         _write(outputs, found, fields)

@@ -68,9 +68,9 @@ _MAKING = (
     _setting("--downscale", field="stream.downscale", help="swscale's name of the down-scaler."),
     _setting(
         "--tuning",
-        metavar="network|none",
+        metavar="auto|network|luma|none",
         field="stream.tuning",
-        help="x265's options for a network.",
+        help="x265's options for a network; auto: with finer chroma, where that saves bits.",
     ),
     _setting("--x265-params", metavar="K=V:K=V", field="stream.x265_params", help="Given to x265."),
     _setting("--net", type=click.Choice(NETS), field="net", help="The network's size."),

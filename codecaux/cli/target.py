@@ -35,6 +35,7 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
     from codecaux.ladders.curve import open_prober
     from codecaux.ladders.target import encode_to_target
     from codecaux.ladders.targets import parse_targets
+    from codecaux.ladders.tuning import tuned
     from codecaux.video import SCALES
 
     targets = parse_targets(options["targets"], options["pool"] or "mean")
@@ -50,6 +51,7 @@ def run_target(options: Mapping[str, Any], *, json_output: bool, quiet: bool) ->
         prober = follow(open_prober(settings.input, settings, sampling, cache), renderer)
         if targets.has_size:
             targets = _with_other_bytes(targets, prober, settings)
+        prober = follow(tuned(prober), renderer)
         events = encode_to_target(prober, targets, scales, settings.output, settings.weights)
         made = follow(events, renderer)
         fields = target_fields(made)
