@@ -26,7 +26,8 @@ from typing import Any
 
 from common import write_results
 from rd_cache import Point
-from rd_points import Maker, RdSettings
+from rd_points import Maker
+from rd_settings import RdSettings
 
 from codecaux.device import choose_device
 from codecaux.encoder.settings import FitSettings

@@ -32,7 +32,8 @@ from typing import Any
 from common import machine
 from rd_cache import Point, read_points, read_tunings, restore_points
 from rd_picture import draw
-from rd_points import FAMILIES, RD_METRICS, Maker, RdSettings, Task
+from rd_points import Maker
+from rd_settings import FAMILIES, RD_METRICS, RdSettings, Task
 from rd_tables import (
     BD_COLUMNS,
     LENGTHS,

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from rd_cache import Point
-from rd_points import BICUBIC_SUFFIX, RD_METRICS
+from rd_settings import BICUBIC_SUFFIX, RD_METRICS
 
 from codecaux.encoder.settings import FitSettings
 from codecaux.ladders.rd import BdRate, RdPoint, bd_rate, convex_hull, pareto

@@ -272,7 +272,7 @@ def test_down_and_up_again_keeps_a_colour(
 
 
 def test_a_failed_pass_loses_one_family_only(modules: Callable[[str], Any]) -> None:
-    rd, points = modules("rd"), modules("rd_points")
+    rd, points = modules("rd"), modules("rd_settings")
     tasks = [points.Task(family, Fraction(2), 24.0) for family in ("anchor", "base")]
     made: list[str] = []
 
