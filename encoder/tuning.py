@@ -45,7 +45,7 @@ from codecaux.scores import Scorer, Scores, ScoreTools
 from codecaux.video import ClipInfo, Frame, VideoFormat
 from codecaux.vmaf import missing_reasons
 
-__all__ = ["CodedTry", "Viewer", "change_by_chroma", "choose_tuning"]
+__all__ = ["CodedTry", "Viewer", "change_by_chroma", "choose_tuning", "named_tuning"]
 
 _STAGE = "tuning"
 _CRF_STEP = 2.0
@@ -92,6 +92,18 @@ def change_by_chroma(tries: Mapping[str, CodedTry], metric: str) -> float | None
     return math.expm1(math.log(network.size_bytes / luma.size_bytes) - wanted)
 
 
+def named_tuning(settings: StreamSettings, layout: VideoFormat) -> str | None:
+    """The tuning of a source of ``layout`` where there is nothing to try; None where it is open.
+
+    "auto" is "network" where the user's own x265 parameters say what chroma gets, and where the
+    pictures are too small for VMAF.
+    """
+    if settings.tuning != AUTO_TUNING:
+        return settings.tuning
+    has_own = _CHROMA_PARAMETERS & {name for name, _ in settings.x265_params}
+    return "network" if has_own or missing_reasons(layout).keys() & _METRICS else None
+
+
 def choose_tuning(
     source: PreparedSource,
     settings: StreamSettings,
@@ -102,17 +114,14 @@ def choose_tuning(
     """The name of the tuning for ``source`` at the CRF and scale of ``settings``: that one itself,
     but for "auto". ``folder`` holds the coded excerpts meanwhile, and is removed.
 
-    Where the user's own x265 parameters say what chroma gets, or VMAF cannot tell, it is "network".
+    Where VMAF cannot tell, it is "network".
     """
-    if settings.tuning != AUTO_TUNING:
-        return settings.tuning
-    network = replace(settings, tuning="network")
-    has_own = _CHROMA_PARAMETERS & {name for name, _ in settings.x265_params}
-    if has_own or missing_reasons(source.info.format).keys() & _METRICS:
-        return network.tuning
+    named = named_tuning(settings, source.info.format)
+    if named is not None:
+        return named
     started = time.monotonic()
     yield StageStarted(_STAGE)
-    luma = replace(settings, tuning="luma")
+    network, luma = (replace(settings, tuning=name) for name in ("network", "luma"))
     finer = replace(luma, crf=max(settings.crf - _CRF_STEP, 0.0))
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     folder.mkdir(parents=True)

@@ -13,13 +13,14 @@ from typing import Any
 from codecaux import __version__
 from codecaux.architecture import net_config
 from codecaux.bases import default_base_id
-from codecaux.encoder.stream import AUTO_TUNING, StreamSettings
-from codecaux.encoder.tuning import Viewer, choose_tuning
+from codecaux.encoder.stream import StreamSettings
+from codecaux.encoder.tuning import Viewer, choose_tuning, named_tuning
 from codecaux.events import Events
 from codecaux.ladders.cache import locked
 from codecaux.ladders.probes import Prober, stream_identity
 from codecaux.ladders.titles import sample_source, whole_source
 from codecaux.scores import ScoreTools
+from codecaux.video import VideoFormat
 
 __all__ = ["tuned"]
 
@@ -30,8 +31,10 @@ _CRF = 26.0
 def tuned(prober: Prober) -> Events[Prober]:
     """``prober`` with a tuning for "auto": from its cache, else chosen on the title's samples."""
     stream = replace(prober.settings.stream, crf=_CRF)
-    if stream.tuning != AUTO_TUNING:
-        return prober
+    title = prober.title
+    named = named_tuning(stream, VideoFormat(title.width, title.height))
+    if named is not None:
+        return _with_tuning(prober, named)
     config = net_config(prober.settings.net, stream.scale)
     base_id = prober.settings.base or default_base_id(config)
     viewer = Viewer(config, base_id, prober.device)
@@ -42,12 +45,12 @@ def tuned(prober: Prober) -> Events[Prober]:
     folder = prober.cache.work_folder(_KIND, identity)
     with locked(folder):
         folder.mkdir(exist_ok=True)
-        source = yield from sample_source(prober.title, prober.cache, prober.ffmpeg)
+        source = yield from sample_source(title, prober.cache, prober.ffmpeg)
         if source is None:
-            source = yield from whole_source(prober.title, folder, prober.ffmpeg)
+            source = yield from whole_source(title, folder, prober.ffmpeg)
         tools = ScoreTools(prober.ffmpeg)
         name = yield from choose_tuning(source, stream, viewer, tools, folder / "tries")
-        label = f"{prober.title.path.name}, {name}"
+        label = f"{title.path.name}, {name}"
         prober.cache.put(_KIND, identity, {"tuning": name}, label=label)
         shutil.rmtree(folder, ignore_errors=True)
     return _with_tuning(prober, name)

@@ -210,4 +210,4 @@ def test_probes_of_a_title_share_one_choice(
     assert stop.value.value.settings.stream.tuning == "luma"
     # What was asked for by name is not asked about.
     named = replace(found, settings=replace(found.settings, stream=replace(AUTO, tuning="none")))
-    assert drain(tuned(named)) is named
+    assert drain(tuned(named)) == named
