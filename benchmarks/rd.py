@@ -48,7 +48,7 @@ from rd_tables import (
 
 from codecaux.atomic import write_atomic
 from codecaux.device import Device, choose_device
-from codecaux.encoder.objective import OBJECTIVES
+from codecaux.encoder.objective import ABLATIONS, OBJECTIVES
 from codecaux.encoder.settings import FitSettings
 from codecaux.errors import CodecauxError, LpipsUnavailableError
 from codecaux.ffmpeg import find_ffmpeg
@@ -91,7 +91,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of a fit")
     parser.add_argument("--minutes", type=float, help="of a fit, instead of steps")
     parser.add_argument(
-        "--objective", choices=sorted(OBJECTIVES), default=FitSettings().objective, help="of a fit"
+        "--objective",
+        choices=sorted(OBJECTIVES | ABLATIONS),
+        default=FitSettings().objective,
+        help="of a fit",
     )
     parser.add_argument(
         "--priced-for", type=float, default=0.0, help="seconds of the title that a fit is for"
