@@ -409,11 +409,16 @@ def test_a_run_goes_on_where_it_was(
     assert [row["family"] for row in rows] == [
         *("base", "fit", "x265", "x265", "x265-sizes", "x265-sizes", "x265-tuned")
     ]
+    # Base and fit share a stream, and so the choice of its tuning.
+    (known,) = json.loads((output.parent / "rd.json").read_text())["tunings"]
+    assert known["tuning"] == "network"
+    assert (known["asked"]["clip"], known["asked"]["scale"]) == ("rd", "2")
     # Elsewhere, what the table has need not be made.
     elsewhere = [*common, "--known", str(output) + ".json", "--work", str(tmp_path / "elsewhere")]
     elsewhere += ["-o", str(tmp_path / "elsewhere" / "rd"), "--families", "x265,fit"]
     assert run(*elsewhere, "--crfs", "20,32,40") == ["rd x265 1x CRF 40"]
     assert len((tmp_path / "elsewhere" / "rd.tsv").read_text().splitlines()) == len(rows) + 2
+    assert json.loads((tmp_path / "elsewhere" / "rd.json").read_text())["tunings"] == [known]
 
     # With our options it is another stream of the same pictures.
     assert rows[6]["stream_bytes"] != rows[2]["stream_bytes"]
