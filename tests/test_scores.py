@@ -195,6 +195,24 @@ def test_chroma_reaches_vmaf_v1_only(ffmpeg: Ffmpeg) -> None:
     assert scores["bland"].vmaf_v1 < scores["soft"].vmaf_v1 - 1  # type: ignore[operator]
 
 
+def test_only_what_is_asked_for_is_computed(ffmpeg: Ffmpeg) -> None:
+    layout = VideoFormat(216, 160)
+    frames = make_frames(layout, 2)
+    soft = [blurred(frame) for frame in frames]
+    everything = score(ffmpeg, layout, frames, soft=soft)["soft"]
+    tools = ScoreTools(ffmpeg, only=frozenset({"vmaf_v061_neg"}))
+    with Scorer(layout, ["soft"], tools, fps=FPS, num_frames_hint=2) as scorer:
+        for frame, version in zip(frames, soft, strict=True):
+            scorer.add(frame, {"soft": version})
+        scores = scorer.finish()["soft"]
+    assert scores.vmaf_v061_neg == everything.vmaf_v061_neg is not None
+    assert scores.psnr_y_db == everything.psnr_y_db  # which is none of ffmpeg's
+    for metric in ("vmaf_v1", "vmaf_v061", "ssim"):
+        assert everything.value(metric) is not None
+        assert scores.value(metric) is None
+        assert scores.missing[metric] == "was not asked for"
+
+
 def test_versions_together_equal_one_by_one(ffmpeg: Ffmpeg, lpips: Lpips) -> None:
     layout = VideoFormat(96, 64)
     frames = make_frames(layout, 2)
