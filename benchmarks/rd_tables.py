@@ -67,6 +67,7 @@ POINT_COLUMNS = (
     *("fit_minutes", "fit_is_resumed"),
     *("making_seconds", "settings_hash", "device", "ffmpeg", "torch", "codecaux"),
 )
+_TITLE_HEADS: Mapping[str, str] = {metric: metric for metric in (*RD_METRICS, "tof")}
 BD_COLUMNS = (
     *("clip", "split", "curve", "reference", "length", "metric", "bd_rate_percent"),
     *("quality_low", "quality_high", "clips"),
@@ -330,23 +331,24 @@ def _gain_line(row: Row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def titles_table(points: Sequence[Point], scale: str, crf: float) -> str:
+def titles_table(
+    points: Sequence[Point], scale: str, crf: float, heads: Mapping[str, str] = _TITLE_HEADS
+) -> str:
     """Fits of the default objective at one scale and CRF, as they are: bicubic -> enhanced, and the
-    mean gains.
+    mean gains. ``heads``: metric -> what its column is called.
     """
     fits = [p for p in points if p["family"] == "fit" and (p["scale"], p["crf"]) == (scale, crf)]
     fits = [p for p in fits if not priced_for(p) and p.get("psnr_y_db_bicubic")]
     fits = of_default_objective(fits)
-    metrics = (*RD_METRICS, "tof")
-    lines = _table_head(["title", "stream", "weights", *metrics])
+    lines = _table_head(["title", "stream", "weights", *heads.values()])
     for fit in fits:
         cells = [
             fit["clip"],
             f"{fit['stream_kbps']:,.0f} kb/s",
             f"{fit['weights_bytes'] / 1e3:.1f} kB",
         ]
-        lines.append("| " + " | ".join(cells + [_change(fit, metric) for metric in metrics]) + " |")
-    means = [_mean_change(fits, metric) for metric in metrics]
+        lines.append("| " + " | ".join(cells + [_change(fit, metric) for metric in heads]) + " |")
+    means = [_mean_change(fits, metric) for metric in heads]
     return "\n".join([*lines, "| **mean gain** | | | " + " | ".join(means) + " |"])
 
 
