@@ -43,6 +43,8 @@ from rd_tables import (
     current_points,
     fit_minus_base,
     markdown,
+    nets,
+    of_net,
     titles_table,
 )
 
@@ -246,8 +248,11 @@ def _assemble(options: argparse.Namespace, failures: Sequence[str]) -> None:
     for clip, its in by_clip.items():
         draw(its, output / f"{clip}.png")
     print(markdown(bd_rows, gains))
-    for scale, crf in sorted({(p["scale"], p["crf"]) for p in points if p["family"] == "fit"}):
-        print(f"\nFitted at scale {scale}, CRF {crf:g}:\n\n{titles_table(points, scale, crf)}")
+    for net in nets(points):
+        its = of_net(points, net)
+        for scale, crf in sorted({(p["scale"], p["crf"]) for p in its if p["family"] == "fit"}):
+            table = titles_table(its, scale, crf)
+            print(f"\nFitted, {net}, at scale {scale}, CRF {crf:g}:\n\n{table}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
 

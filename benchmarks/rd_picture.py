@@ -11,7 +11,15 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rd_cache import Point
-from rd_tables import LENGTHS, X265_SIZES, clip_curves, of_default_objective, priced_for
+from rd_tables import (
+    LENGTHS,
+    X265_SIZES,
+    clip_curves,
+    nets,
+    of_default_objective,
+    of_net,
+    priced_for,
+)
 
 from codecaux.atomic import write_atomic
 from codecaux.scores import LOWER_IS_BETTER
@@ -34,9 +42,10 @@ _AMORTISED = "10 s"
 
 def draw(points: Sequence[Point], output: Path) -> None:
     """Write a PNG of one clip's ``points``: as they are, and dashed with weights over 10 s. Of fits
-    those with the default objective.
+    those with the default objective, of nets the default one where there are several.
     """
     points = of_default_objective(points)
+    points = of_net(points, next(iter(nets(points)), ""))
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.2, 4.2), dpi=100, layout="constrained")
         panels = figure.subplots(1, len(_PANELS))
@@ -81,14 +90,14 @@ def _panel(axes: Any, points: Sequence[Point], metric: str) -> None:
 def _legend(figure: Figure, axes: Any, points: Sequence[Point]) -> None:
     """Below the panels: a line for each family, a marker for each scale."""
     families = {point["family"] for point in points}
-    nets = {p["family"]: p["net"] for p in points if p["net"]}
+    net = next(iter(nets(points)), "")
     names = {
         "x265": "x265",
         "x265-tuned": "x265 with our options",
         "x265-sizes": "x265, hull over sizes",
         "anchor": "the authors' networks",
-        "base": f"our base ({nets.get('base')})",
-        "fit": f"fitted ({nets.get('fit')}), weights in the rate",
+        "base": f"our base ({net})",
+        "fit": f"fitted ({net}), weights in the rate",
     }
     handles = [
         axes.plot([], [], "-", color=_COLOURS[family], label=text)[0]

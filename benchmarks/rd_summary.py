@@ -19,12 +19,21 @@ from typing import Any
 
 from rd_cache import Point
 from rd_settings import BICUBIC_SUFFIX
-from rd_tables import MEAN, Row, of_default_objective, priced_for, titles_table
+from rd_tables import (
+    MEAN,
+    Row,
+    mean_change,
+    nets,
+    of_default_objective,
+    of_net,
+    priced_for,
+    titles_table,
+)
 
 from codecaux.atomic import write_atomic
 from codecaux.encoder.settings import FitSettings
 
-__all__ = ["README_POINT", "SHOWN", "summary", "tables", "with_tables"]
+__all__ = ["README_NET", "README_POINT", "SHOWN", "summary", "tables", "with_tables"]
 
 SHOWN: Mapping[str, str] = {
     "vmaf_v1": "VMAF v1",
@@ -33,6 +42,7 @@ SHOWN: Mapping[str, str] = {
     "lpips": "LPIPS",
     "psnr_y_db": "PSNR-Y",
 }
+README_NET = "light"
 README_POINT = ("2", 25.0)
 HIGH_CRF = 28.0
 
@@ -68,12 +78,14 @@ def main() -> int:
 
 def tables(document: Mapping[str, Any]) -> dict[str, str]:
     """Name of the mark -> table in markdown."""
-    bd_rates = _by_key(document["bd_rates"])
-    return {
-        "titles": titles_table(document["points"], *README_POINT, {**SHOWN, "tof": "tOF"}),
+    bd_rates, light = _by_key(document["bd_rates"]), of_net(document["points"], README_NET)
+    found = {
+        "titles": titles_table(light, *README_POINT, {**SHOWN, "tof": "tOF"}),
         "means": _means(bd_rates, len(_clips(document))),
         "clips": _clip_by_clip(bd_rates, _clips(document)),
     }
+    fits = _default_fits(document)
+    return found | ({"nets": _net_by_net(fits)} if len(nets(fits)) > 1 else {})
 
 
 def with_tables(text: str, found: Mapping[str, str]) -> str:
@@ -113,6 +125,38 @@ def _clip_by_clip(bd_rates: _BdRates, clips: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _net_by_net(fits: Sequence[Point]) -> str:
+    """Mean gains over bicubic, where several nets were fitted to the same streams."""
+    columns = ("at", "net", *SHOWN.values(), "weights", "largest")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for scale, crf in sorted({(fit["scale"], fit["crf"]) for fit in fits}):
+        its = [fit for fit in fits if (fit["scale"], fit["crf"]) == (scale, crf)]
+        streams = [{_stream(fit) for fit in of_net(its, net)} for net in nets(its)]
+        common = set.intersection(*streams)
+        its = [fit for fit in its if _stream(fit) in common]
+        if its and len(streams) > 1:
+            where = f"scale {scale}, CRF {crf:g}, {len(common)} clips"
+            lines += [_net_line(where, net, of_net(its, net)) for net in nets(its)]
+    return "\n".join(lines)
+
+
+def _stream(fit: Point) -> tuple[str, int]:
+    return fit["clip"], fit["stream_bytes"]
+
+
+def _net_line(where: str, net: str, fits: Sequence[Point]) -> str:
+    gains = [mean_change(fits, metric) for metric in SHOWN]
+    sizes = [fit["weights_bytes"] / 1e3 for fit in fits]
+    cells = [where, net, *gains, f"{statistics.fmean(sizes):.1f} kB", f"{max(sizes):.1f} kB"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _default_fits(document: Mapping[str, Any]) -> list[Point]:
+    """Those of the default objective that were priced for the clip itself."""
+    fits = [p for p in document["points"] if p["family"] == "fit" and not priced_for(p)]
+    return of_default_objective(fits)
+
+
 def _head(first: str) -> list[str]:
     return [f"| {first} | " + " | ".join(SHOWN.values()) + " |", "|---|" + "---|" * len(SHOWN)]
 
@@ -128,21 +172,23 @@ def _cell(row: Row | None, whole: int) -> str:
 
 
 def summary(document: Mapping[str, Any]) -> str:
-    """What the README's and the experiments' text say of the default fits, a line each."""
-    fits = [p for p in document["points"] if p["family"] == "fit" and not priced_for(p)]
-    fits = of_default_objective(fits)
-    lines = [*_groups(document), "", *_gains(document), ""]
-    lines += [_weights(fits), *_steadiness(fits), *_versions(fits)]
+    """What the README's and the experiments' text say of the default objective, net by net."""
+    fits, lines = _default_fits(document), []
+    for net in nets(fits):
+        its = of_net(fits, net)
+        lines += [f"{net}:", "", *_groups(document, net), "", *_gains(document, net), ""]
+        lines += [_weights(its), *_steadiness(its), *_versions(its), ""]
     return "\n".join(lines)
 
 
-def _groups(document: Mapping[str, Any]) -> list[str]:
+def _groups(document: Mapping[str, Any], net: str) -> list[str]:
     bd_rates, clips = _by_key(document["bd_rates"]), _clips(document)
     large = [clip for clip in clips if "1920x1080" in clip]
     groups = {"all": clips, "1080p": large, "smaller": [c for c in clips if c not in large]}
     lines = ["BD-rate of the fits against x265, 10 s, mean over the clips:"]
     for name, its in groups.items():
-        values = {m: [bd_rates[c, "fit light", "x265", "10 s", m] for c in its] for m in SHOWN}
+        keys = {m: [(clip, f"fit {net}", "x265", "10 s", m) for clip in its] for m in SHOWN}
+        values = {m: [bd_rates[key] for key in keys[m] if key in bd_rates] for m in SHOWN}
         cells = [f"{SHOWN[m]} {_mean_percent(rows)}" for m, rows in values.items()]
         lines.append(f"  {name} ({len(its)}): " + ", ".join(cells))
     return lines
@@ -150,16 +196,16 @@ def _groups(document: Mapping[str, Any]) -> list[str]:
 
 def _mean_percent(rows: Sequence[Row]) -> str:
     found = [row["bd_rate_percent"] for row in rows if row["bd_rate_percent"] is not None]
-    count = f" of {len(found)}" if len(found) < len(rows) else ""
-    worst = f" (worst {max(found):+.1f})" if found else ""
-    return f"{statistics.fmean(found):+.1f}{worst}{count}" if found else "-"
+    if not found:
+        return "-"
+    return f"{statistics.fmean(found):+.1f} (worst {max(found):+.1f}; {len(found)})"
 
 
-def _gains(document: Mapping[str, Any]) -> list[str]:
+def _gains(document: Mapping[str, Any], net: str) -> list[str]:
     """Of the fit over its base at equal stream."""
     default = FitSettings().objective
     rows = [row for row in document["fit_minus_base"] if row["objective"] == default]
-    rows = [row for row in rows if not row["priced_for"]]
+    rows = [row for row in rows if not row["priced_for"] and row["net"] == net]
     points = sorted({(row["scale"], row["crf"]) for row in rows})
     lines = ["Fit over base at equal CRF, mean VMAF v1 and LPIPS:", _gain("all", rows)]
     lines.append(_gain(f"CRF >= {HIGH_CRF:g}", [r for r in rows if r["crf"] >= HIGH_CRF]))
@@ -170,6 +216,8 @@ def _gains(document: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(name: str, rows: Sequence[Row]) -> str:
+    if not rows:
+        return f"  {name} (0): -"
     v1 = statistics.fmean(row["vmaf_v1_gain"] for row in rows)
     lpips = statistics.fmean(row["lpips_gain_percent"] for row in rows)
     return f"  {name} ({len(rows)}): {v1:+.2f}, {lpips:+.1f} %"

@@ -38,7 +38,10 @@ __all__ = [
     "current_points",
     "fit_minus_base",
     "markdown",
+    "mean_change",
+    "nets",
     "of_default_objective",
+    "of_net",
     "priced_for",
     "titles_table",
 ]
@@ -54,6 +57,7 @@ X265, X265_TUNED, X265_SIZES = "x265", "x265-tuned", "x265 over sizes"
 REFERENCES = (X265, X265_TUNED, X265_SIZES)
 MEAN = "mean"
 DEFAULT_OBJECTIVE = FitSettings().objective
+DEFAULT_NET = "light"
 PRICED_SECONDS = 10.0
 
 POINT_COLUMNS = (
@@ -108,15 +112,26 @@ def of_default_objective(points: Sequence[Point]) -> list[Point]:
     return [p for p in points if objective(p) in ("", DEFAULT_OBJECTIVE)]
 
 
+def nets(points: Sequence[Point]) -> list[str]:
+    """Of bases and fits, the default one first."""
+    found = {point["net"] for point in points if point["net"]}
+    return sorted(found, key=lambda net: (net != DEFAULT_NET, net))
+
+
+def of_net(points: Sequence[Point], net: str) -> list[Point]:
+    """Without the bases and fits of other nets."""
+    return [point for point in points if point["net"] in ("", net)]
+
+
 def _of_length(points: Sequence[Point], length: str) -> list[Point]:
-    """Without the fits that were priced for another length, where their objective has others."""
+    """Without the fits that were priced for another length, where their curve has others."""
     wanted = 0.0 if length == "own" else PRICED_SECONDS
     fits = [p for p in points if p["family"] == "fit"]
-    priced = {objective(p) for p in fits if priced_for(p) == wanted}
+    priced = {_curve_name(p) for p in fits if priced_for(p) == wanted}
     return [
         p
         for p in points
-        if p["family"] != "fit" or priced_for(p) == (wanted if objective(p) in priced else 0.0)
+        if p["family"] != "fit" or priced_for(p) == (wanted if _curve_name(p) in priced else 0.0)
     ]
 
 
@@ -335,7 +350,7 @@ def titles_table(
     points: Sequence[Point], scale: str, crf: float, heads: Mapping[str, str] = _TITLE_HEADS
 ) -> str:
     """Fits of the default objective at one scale and CRF, as they are: bicubic -> enhanced, and the
-    mean gains. ``heads``: metric -> what its column is called.
+    mean gains. ``points`` are of one net; ``heads``: metric -> what its column is called.
     """
     fits = [p for p in points if p["family"] == "fit" and (p["scale"], p["crf"]) == (scale, crf)]
     fits = [p for p in fits if not priced_for(p) and p.get("psnr_y_db_bicubic")]
@@ -348,7 +363,7 @@ def titles_table(
             f"{fit['weights_bytes'] / 1e3:.1f} kB",
         ]
         lines.append("| " + " | ".join(cells + [_change(fit, metric) for metric in heads]) + " |")
-    means = [_mean_change(fits, metric) for metric in heads]
+    means = [f"**{mean_change(fits, metric)}**" for metric in heads]
     return "\n".join([*lines, "| **mean gain** | | | " + " | ".join(means) + " |"])
 
 
@@ -361,7 +376,8 @@ def _change(fit: Point, metric: str) -> str:
     return " → ".join("-" if v is None else f"{v:.{_digits(metric)}f}" for v in pair)
 
 
-def _mean_change(fits: Sequence[Point], metric: str) -> str:
+def mean_change(fits: Sequence[Point], metric: str) -> str:
+    """Of what is shown over bicubic; "-" where no fit has both."""
     pairs = [(fit.get(metric), fit.get(metric + BICUBIC_SUFFIX)) for fit in fits]
     found = [a - b for a, b in pairs if a is not None and b is not None]
-    return f"**{statistics.fmean(found):+.{_digits(metric)}f}**" if found else "-"
+    return f"{statistics.fmean(found):+.{_digits(metric)}f}" if found else "-"

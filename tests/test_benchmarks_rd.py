@@ -356,6 +356,14 @@ def test_each_length_takes_the_fits_priced_for_it(tables: Any) -> None:
         if (row["clip"], row["metric"]) == ("a", "vmaf_v1")
     }
     assert found == {n: pytest.approx(p) for n, p in (("own", -10), ("10 s", -20), ("60 s", -20))}
+    # Another net has curves of its own.
+    tiny = _curve("fit", 0.95, net="tiny", weights_bytes=200)
+    rows = tables.bd_table(_curve("x265", 1.0) + kept + tiny)
+    assert {
+        (row["curve"], row["length"]): row["bd_rate_percent"]
+        for row in rows
+        if (row["clip"], row["metric"], row["length"]) == ("a", "vmaf_v1", "10 s")
+    } == {("fit light", "10 s"): pytest.approx(-20), ("fit tiny", "10 s"): pytest.approx(-5)}
     # Where there are none, those priced for the clip itself.
     rows = tables.bd_table(_curve("x265", 1.0) + own)
     assert {row["length"] for row in rows} == {"own", "10 s", "60 s"}

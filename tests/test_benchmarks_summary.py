@@ -80,9 +80,9 @@ def test_the_summary_takes_means_over_the_default_fits(
     gains = [
         row | {"vmaf_v1_gain": 3.0 if row["crf"] >= 28 else 1.0, "lpips_gain_percent": -7.0}
         for row in document["fit_minus_base"]
-        if row["scale"] == "3/2" and row["crf"] in (24, 29)
+        if row["net"] == "light" and row["scale"] == "3/2" and row["crf"] in (24, 29)
     ]
-    fits = [p for p in document["points"] if p["family"] == "fit"]
+    fits = [p for p in document["points"] if (p["family"], p["net"]) == ("fit", "light")]
     points = [fit | {"weights_bytes": 5000, "tof": fit["tof_bicubic"] * 1.1} for fit in fits]
     lines = rd_summary.summary(document | {"points": points, "fit_minus_base": gains}).splitlines()
     assert "  all (20): +2.00, -7.0 %" in lines
@@ -91,3 +91,25 @@ def test_the_summary_takes_means_over_the_default_fits(
     assert "Weights: 5.0 to 5.0 kB, mean 5.0, 60 fits" in lines
     assert "  scale 2: +10.0 %, +10.0 to +10.0 %" in lines
     assert any(line.startswith("  1080p (3): VMAF v1 ") for line in lines)
+
+
+def test_nets_are_compared_on_the_streams_that_they_share(
+    rd_summary: Any, document: dict[str, Any]
+) -> None:
+    light = [
+        p
+        for p in document["points"]
+        if (p["family"], p["net"], p["scale"], p["crf"]) == ("fit", "light", "2", 25.0)
+    ]
+    tiny = [
+        fit | {"net": "tiny", "weights_bytes": 2000, "vmaf_v1": fit["vmaf_v1_bicubic"] + 3}
+        for fit in light[:4]
+    ]
+    tiny[0]["stream_bytes"] += 1  # coded in another way: no comparison
+    table = rd_summary.tables(document | {"points": [*light, *tiny]})["nets"].splitlines()
+    assert [line.split(" | ")[:3] for line in table[2:]] == [
+        ["| scale 2, CRF 25, 3 clips", "light", table[2].split(" | ")[2]],
+        ["| scale 2, CRF 25, 3 clips", "tiny", "+3.0"],
+    ]
+    assert table[3].endswith("| 2.0 kB | 2.0 kB |")
+    assert "nets" not in rd_summary.tables(document | {"points": light})
