@@ -82,14 +82,20 @@ def current_points(points: Iterable[Point]) -> list[Point]:
     """Without those that later points of other settings have replaced, in the tables' order.
 
     Of one clip, family, net, scale, price and objective only the settings of the newest point
-    count: a curve is never made of two bases or two lengths of fit.
+    count: a curve is never made of two bases or two lengths of fit. The tuning alone may differ
+    from point to point, because the encoder chooses it for each; the newest counts there too.
     """
     newest: dict[tuple[Any, ...], Point] = {}
     every = sorted(points, key=lambda point: float(point["made_at"]))
     for point in every:
-        newest[_series(point)] = point
-    kept = [p for p in every if p["settings_hash"] == newest[_series(p)]["settings_hash"]]
+        newest[_series(point)] = newest[*_series(point), point["crf"]] = point
+    kept = [p for p in every if _made_with(p) == _made_with(newest[_series(p)])]
+    kept = [p for p in kept if p is newest[*_series(p), p["crf"]]]
     return sorted(kept, key=lambda p: (*_series(p), p["crf"]))
+
+
+def _made_with(point: Point) -> dict[str, Any]:
+    return {name: value for name, value in point["settings"].items() if name != "tuning"}
 
 
 def _series(point: Point) -> tuple[Any, ...]:

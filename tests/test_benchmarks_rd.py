@@ -54,7 +54,7 @@ def _point(family: str, scale: str, crf: float, kbps: float, v1: float, **others
         "net": "light" if family in ("base", "fit") else "",
         "scale": scale,
         "crf": crf,
-        "settings_hash": "0",
+        "settings": {},
         "stream_bytes": 1000,
         "weights_bytes": 0,
         "fit_minutes": 2.0,
@@ -122,12 +122,23 @@ def test_the_hull_over_sizes_joins_both_families(tables: Any) -> None:
 
 
 def test_of_several_settings_the_newest_count_alone(tables: Any) -> None:
-    old = _curve("fit", 1.0, settings_hash="old", made_at=1.0)
-    new = _curve("fit", 1.0, settings_hash="new", made_at=2.0)[:1]
-    other = _curve("base", 1.0, settings_hash="old", made_at=0.0)
+    old = _curve("fit", 1.0, settings={"base_id": "old"}, made_at=1.0)
+    new = _curve("fit", 1.0, settings={"base_id": "new"}, made_at=2.0)[:1]
+    other = _curve("base", 1.0, settings={"base_id": "old"}, made_at=0.0)
     kept = tables.current_points(old + new + other)
-    assert [(p["family"], p["settings_hash"]) for p in kept] == [("base", "old")] * 3 + [
+    assert [(p["family"], p["settings"]["base_id"]) for p in kept] == [("base", "old")] * 3 + [
         ("fit", "new")
+    ]
+
+
+def test_the_tuning_may_differ_from_point_to_point(tables: Any) -> None:
+    network = _curve("fit", 1.0, settings={"base_id": "b", "tuning": [["cbqpoffs", "-4"]]})
+    luma = _curve("fit", 0.9, settings={"base_id": "b", "tuning": []}, made_at=99.0)[2:]
+    kept = tables.current_points(network + luma)
+    assert [(p["crf"], p["total_kbps"]) for p in kept] == [
+        (20.0, 800.0),
+        (28.0, 400.0),
+        (36.0, 180),
     ]
 
 
