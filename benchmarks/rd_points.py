@@ -123,7 +123,7 @@ class Maker:
             "lpips_frames": s.lpips_frames,
         }
         if not task.is_plain:
-            tuned = self._stream(task).tuned_params
+            tuned = self.stream(task).tuned_params
             result |= {"downscale": s.downscale, "tuning": list(map(list, tuned))}
         if self._tools.lpips is None:
             result |= {"lpips_frames": 0}
@@ -158,6 +158,14 @@ class Maker:
         return fit
 
     # ------------------------------------------------------------------------------------- making
+
+    def made(self, task: Task) -> Point:
+        """The point of a task, from the cache or made now."""
+        path = self.path(task)
+        if not path.exists():
+            self.make([task])
+        point: Point = json.loads(path.read_text(encoding="utf-8"))
+        return point
 
     def make(self, group: Sequence[Task]) -> None:
         """Make and cache the points of tasks that share a stream. Raises what its stages raise."""
@@ -200,7 +208,7 @@ class Maker:
             "codecaux": __version__,
         }
 
-    def _stream(self, task: Task) -> StreamSettings:
+    def stream(self, task: Task) -> StreamSettings:
         """With the tuning that the encoder chooses for the clip at this scale and CRF."""
         s, settings = self._settings, self._settings.stream(task)
         if settings.tuning != AUTO_TUNING:
@@ -223,7 +231,7 @@ class Maker:
         s = self._settings
         identity = {"clip": self._digest, "preset": s.preset, "x265_params": list(s.x265_params)}
         if not task.is_plain:
-            tuned = self._stream(task).tuned_params
+            tuned = self.stream(task).tuned_params
             identity |= {"downscale": s.downscale, "tuning": list(tuned)}
         name = f"{kind}-{scale_text(task.scale)}x-crf{task.crf:g}-{short_hash(identity)}.mp4"
         return self._folder / name
@@ -234,7 +242,7 @@ class Maker:
         geometry = SizedGeometry(layout.width, layout.height, task.scale)
         stream = make_sized_stream(
             source,
-            self._stream(task),
+            self.stream(task),
             geometry,
             self._stream_path("sized", task),
             self._tools.ffmpeg,
@@ -257,7 +265,7 @@ class Maker:
         source, first = self._source(), group[0]
         stream = make_stream(
             source,
-            self._stream(first),
+            self.stream(first),
             self._stream_path("stream", first),
             self._tools.ffmpeg,
         )
@@ -305,7 +313,7 @@ class Maker:
             input=str(self._clip),
             output=folder / "title.mp4",
             weights=folder / "title.weights",
-            stream=self._stream(task),
+            stream=self.stream(task),
             net=self._settings.net,
             fit=self._fit_settings(),
             device="cuda" if self._device.is_cuda else "cpu",

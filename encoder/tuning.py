@@ -45,10 +45,10 @@ from codecaux.scores import Scorer, Scores, ScoreTools
 from codecaux.video import ClipInfo, Frame, VideoFormat
 from codecaux.vmaf import missing_reasons
 
-__all__ = ["CodedTry", "Viewer", "change_by_chroma", "choose_tuning", "named_tuning"]
+__all__ = ["CRF_STEP", "CodedTry", "Viewer", "change_by_chroma", "choose_tuning", "named_tuning"]
 
 _STAGE = "tuning"
-_CRF_STEP = 2.0
+CRF_STEP = 2.0
 _CHROMA_PARAMETERS = frozenset({"cbqpoffs", "crqpoffs"})
 # Frames of the excerpt: as many as have so many luma pixels, within these bounds.
 _EXCERPT_PIXELS = 25_000_000
@@ -122,7 +122,7 @@ def choose_tuning(
     started = time.monotonic()
     yield StageStarted(_STAGE)
     network, luma = (replace(settings, tuning=name) for name in ("network", "luma"))
-    finer = replace(luma, crf=max(settings.crf - _CRF_STEP, 0.0))
+    finer = replace(luma, crf=max(settings.crf - CRF_STEP, 0.0))
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     folder.mkdir(parents=True)
     excerpt = middle(source, _num_frames(source.info.format))
